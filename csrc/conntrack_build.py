@@ -1,0 +1,21 @@
+"""Builds nfkeep.conntrack._conntrack: the cdef is csrc/conntrack_api.h itself, so that C and Python always agree."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+HERE = Path(__file__).parent
+PARTS = ("flows", "guard", "match", "messages", "netlink", "packets", "prime", "repair", "routes", "select")
+
+ffi = FFI()
+ffi.cdef("\n".join(line for line in (HERE / "conntrack_api.h").read_text().splitlines() if not line.startswith("#")))
+ffi.set_source(
+    "nfkeep.conntrack._conntrack",
+    '#include "conntrack.h"',
+    sources=[f"csrc/conntrack_{part}.c" for part in PARTS],
+    include_dirs=["csrc"],
+    extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra"],
+)
+
+if __name__ == "__main__":
+    ffi.compile(tmpdir=".", verbose=True)

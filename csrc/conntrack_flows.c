@@ -1,0 +1,55 @@
+/* The flows that a selection found: what Python may ask about them, and their end. */
+#include "conntrack.h"
+
+size_t nfk_flows_count(const nfk_flows *flows) { return flows->count; }
+
+unsigned nfk_flows_passages(const nfk_flows *flows, size_t index)
+{
+    return index < flows->count ? flows->flows[index].passages : 0;
+}
+
+static bool sends(const struct flow *flow, int direction)
+{
+    return flow->passages >> (direction * NFK_HOOKS) & ((1u << NFK_HOOKS) - 1);
+}
+
+static int32_t sender(const struct flow *flow, int direction)
+{
+    return direction ? flow->reply_sender : flow->original_sender;
+}
+
+int nfk_flows_local(const nfk_flows *flows)
+{
+    for (size_t i = 0; i < flows->count; i++)
+        for (int d = 0; d < 2; d++)
+            if (sends(&flows->flows[i], d) && sender(&flows->flows[i], d) == NFK_LOCAL)
+                return 1;
+    return 0;
+}
+
+size_t nfk_flows_interfaces(const nfk_flows *flows, int32_t *out, size_t room)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < flows->count; i++)
+        for (int d = 0; d < 2; d++) {
+            int32_t ifindex = sender(&flows->flows[i], d);
+            size_t k = 0;
+            if (!sends(&flows->flows[i], d) || ifindex <= 0)
+                continue;
+            while (k < count && k < room && out[k] != ifindex)
+                k++;
+            if (k == count && count < room)
+                out[count++] = ifindex;
+        }
+    return count;
+}
+
+void nfk_flows_free(nfk_flows *flows)
+{
+    if (!flows)
+        return;
+    free(flows->flows);
+    buffer_free(&flows->arena);
+    free(flows->ctnetlink.received);
+    free(flows);
+}

@@ -1,0 +1,36 @@
+/* One batch at work; shared by conntrack_prime.c and conntrack_repair.c. */
+#ifndef NFK_CONNTRACK_PRIME_H
+#define NFK_CONNTRACK_PRIME_H
+#include "conntrack.h"
+
+enum { OP_GET, OP_DELETE, OP_CREATE, OP_UPDATE, OPERATIONS };
+
+struct work {
+    const struct flow *flow;
+    struct entry dumped, fresh;         /* as selected; as it was just before it was taken down */
+    size_t fresh_at, fresh_length;      /* of the answer, in nfk_primer.fresh */
+    int errors[OPERATIONS];             /* errno of each request */
+    int level;                          /* CREATE_*: how much of it could be rebuilt */
+    bool heavy;                         /* is deleted and created, not only sent through the rules again */
+    bool is_fresh, created_fresh;       /* `fresh` is valid; the entry was created from it */
+    bool gone;                          /* no entry of ours stands: no packet, no update */
+    bool vanished;                      /* it was over when its turn came */
+};
+
+struct nfk_primer {
+    nfk_flows *flows;
+    struct work *works;
+    size_t batch, count, position;
+    nfk_tap *taps; size_t n_taps;
+    int raw, recreate;
+    uint32_t nonces[NFK_HOOKS], sequence;
+    struct buffer out, fresh;
+    struct guardian *guardian;
+    nfk_primed result;
+};
+
+const struct entry *work_entry(const struct work *w);
+int prime_exchange(nfk_primer *p, size_t last, uint32_t last_sequence);
+int prime_leave_word(nfk_primer *p);
+int prime_repair(nfk_primer *p);
+#endif

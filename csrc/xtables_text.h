@@ -1,0 +1,33 @@
+/* Shared by the two halves of rule text: the guard that turns libxtables' exits into errors, and the option parser. */
+#ifndef NFK_XTABLES_TEXT_H
+#define NFK_XTABLES_TEXT_H
+
+#include <getopt.h>
+
+#include "xtables_world.h"
+
+/* A rule as far as it is parsed; libxtables owns `matches` and `target` until nfk_rule_release(). */
+struct nfk_rule {
+    int family;
+    union {
+        struct ipt_entry v4;
+        struct ip6t_entry v6;
+    } head;
+    struct xtables_rule_match *matches;
+    struct xtables_target *target;
+    char *protocol;
+    const char *jump;
+    const char *source, *destination;
+    bool protocol_used;
+    bool go_to;
+};
+
+/* Reports through the guard and does not return. */
+__attribute__((noreturn, format(printf, 2, 3))) void nfk_fail(enum xtables_exittype status, const char *format, ...);
+
+void nfk_rule_options(struct nfk_rule *rule, int argc, char **argv);
+void nfk_rule_release(struct nfk_rule *rule);
+
+extern const struct option nfk_rule_long_options[];
+
+#endif

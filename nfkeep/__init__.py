@@ -1,0 +1,81 @@
+"""nfkeep keeps the state of netfilter rules (connlimit counts, lists, buckets) through every rule change.
+
+The public names; each is loaded on first use, so that importing nfkeep costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nfkeep.errors import (
+        CommitError,
+        ConflictError,
+        InvalidRuleError,
+        LockTimeoutError,
+        NfkeepError,
+        PermissionDeniedError,
+        StateLossError,
+        UnsupportedError,
+    )
+    from nfkeep.keep.report import Fidelity, Outcome, Report
+    from nfkeep.keep.transaction import Transaction, transaction
+    from nfkeep.model import Chain, Counters, Family, Table
+    from nfkeep.xtables.tables import read
+    from nfkeep.xtables.text import Rule
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "nfkeep.errors": (
+        "CommitError",
+        "ConflictError",
+        "InvalidRuleError",
+        "LockTimeoutError",
+        "NfkeepError",
+        "PermissionDeniedError",
+        "StateLossError",
+        "UnsupportedError",
+    ),
+    "nfkeep.keep.report": ("Fidelity", "Outcome", "Report"),
+    "nfkeep.keep.transaction": ("Transaction", "transaction"),
+    "nfkeep.model": ("Chain", "Counters", "Family", "Table"),
+    "nfkeep.xtables.tables": ("read",),
+    "nfkeep.xtables.text": ("Rule",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "Chain",
+    "CommitError",
+    "ConflictError",
+    "Counters",
+    "Family",
+    "Fidelity",
+    "InvalidRuleError",
+    "LockTimeoutError",
+    "NfkeepError",
+    "Outcome",
+    "PermissionDeniedError",
+    "Report",
+    "Rule",
+    "StateLossError",
+    "Table",
+    "Transaction",
+    "UnsupportedError",
+    "read",
+    "transaction",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'nfkeep' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,124 @@
+"""The live flows that limiting rules can count: one dump of the kernel's table, filtered in C.
+
+Kernel: net/netfilter/nf_conntrack_netlink.c (the dump), nf_conncount.c (what counts), RTM_GETROUTE (where senders are).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from nfkeep.conntrack import _ffi
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from nfkeep.conntrack.select import Selector
+    from nfkeep.model import Family
+
+_NETLINK_NETFILTER = 12  # linux/netlink.h
+
+
+class Conntrack:
+    """The connection tracking table of the calling thread's network namespace, for as long as this is open.
+
+    Owns a ctnetlink and an rtnetlink socket; `Flows` that it made must not be primed after `close()`. Not to be used
+    by two threads at once. Raises PermissionDeniedError, UnsupportedError (no ctnetlink in this kernel).
+    """
+
+    __slots__ = ("_ctnetlink", "_rtnetlink")
+
+    def __init__(self) -> None:
+        self._ctnetlink = self._rtnetlink = -1
+        try:
+            self._ctnetlink = _ffi.open_netlink(_NETLINK_NETFILTER)
+            self._rtnetlink = _ffi.open_netlink(socket.NETLINK_ROUTE)
+        except BaseException:
+            self.close()
+            raise
+
+    def select(self, family: Family, selectors: Sequence[Selector]) -> Flows:
+        """The flows of one family that at least one selector matches, as they are now.
+
+        Left out without a word, since the kernel does not count them either: TCP flows in TIME_WAIT or CLOSE
+        (nf_conncount.c already_closed()). Raises PermissionDeniedError, NfkeepError.
+        """
+        handle, counts, skipped = _ffi.select(self._ctnetlink, self._rtnetlink, family, selectors)
+        return Flows(family, handle, counts, skipped)
+
+    def count(self, family: Family, selectors: Sequence[Selector]) -> int:
+        """How many flows `select` would find."""
+        with self.select(family, selectors) as flows:
+            return len(flows)
+
+    def close(self) -> None:
+        """Close both sockets; calling it again does nothing."""
+        for fd in (self._ctnetlink, self._rtnetlink):
+            if fd >= 0:
+                os.close(fd)
+        self._ctnetlink = self._rtnetlink = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Flows:
+    """Selected flows, each with what is needed to build it again. Owns C memory until `close()`.
+
+    `len()`: flows that can be primed. `counts`: per selector, the flows that it matches, those skipped included.
+    `skipped`: flows that match but cannot be primed, by reason: "offloaded" (a flowtable forwards them), "protocol"
+    (neither TCP nor UDP), "expectations" (a helper expects further connections of it), "interface unknown" (no route
+    back to the sender). Only reasons that occur are keys. `interfaces`: the interfaces that packets have to enter on.
+    """
+
+    __slots__ = ("_interfaces", "counts", "family", "handle", "skipped")
+
+    def __init__(
+        self, family: Family, handle: _ffi.FlowsHandle, counts: tuple[int, ...], skipped: _ffi.Skipped
+    ) -> None:
+        self.family = family
+        self.handle = handle
+        self.counts: tuple[int, ...] = counts
+        reasons = {
+            "offloaded": skipped.offloaded,
+            "protocol": skipped.protocol,
+            "expectations": skipped.expectations,
+            "interface unknown": skipped.no_interface,
+        }
+        self.skipped: Mapping[str, int] = MappingProxyType({name: count for name, count in reasons.items() if count})
+        self._interfaces = handle.interfaces()
+
+    def __len__(self) -> int:
+        return len(self.handle)
+
+    @property
+    def interfaces(self) -> frozenset[int]:
+        """The ifindexes on which opening packets of remote senders have to enter."""
+        return self._interfaces
+
+    @property
+    def has_local_senders(self) -> bool:
+        """Whether some opening packets start on this host itself."""
+        return self.handle.has_local_senders()
+
+    def close(self) -> None:
+        """Free the flows; calling it again does nothing."""
+        self.handle.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,98 @@
+"""Has the kernel count live flows again: recreate and prime, by batches (csrc/conntrack_prime.c, docs in design.md).
+
+A batch is never left half-done: C runs it whole, an interrupt takes effect between batches, and a guardian process
+completes it even if this one is killed.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nfkeep.conntrack import _ffi
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from nfkeep.conntrack.flows import Conntrack, Flows
+    from nfkeep.conntrack.inject import Injector
+    from nfkeep.model import Hook
+
+
+@attrs.frozen(slots=True)
+class Primed:
+    """What came of it.
+
+    `primed`: flows of which at least one packet was sent. `packets`: those sent, by the hook whose nonce they carry
+    (one packet per direction, for the farthest of its hooks: on its way it passes the others). `recreated`: entries
+    deleted and created again. `vanished`: flows that were gone or closed when their turn came, and stay so. `failed`:
+    errno → flows that the kernel would not create again, whatever was left out. `unsent`: flows whose packet could not
+    be sent. `seconds`: for all of it, the guardian's life included.
+    """
+
+    primed: int
+    packets: Mapping[Hook, int]
+    recreated: int
+    vanished: int
+    failed: Mapping[int, int]
+    seconds: float
+    unsent: int = 0
+
+
+def prime(
+    conntrack: Conntrack,
+    flows: Flows,
+    injector: Injector,
+    *,
+    recreate: bool,
+    nonces: Mapping[Hook, int],
+    batch: int = 128,
+    settle: Callable[[Mapping[Hook, int]], None] | None = None,
+    _kill_in_batch: int | None = None,
+) -> Primed:
+    """Send the opening packet of each flow through the rules; with `recreate`, as that of a new connection.
+
+    `recreate` is for kernels whose nf_conncount skips ASSURED flows, and for rules that ask for `ctstate NEW`: flows
+    that are ASSURED or have SEEN_REPLY are deleted and created again without these bits before, and get them back
+    after. They lose their accounting counters and start time, TCP flows the checking of windows; mark, labels, zone,
+    NAT, helper and timeout stay. The caller's nft rules drop packets that carry `nonces[hook]` behind that hook (see
+    `nfkeep.conntrack.identity`).
+
+    `settle` is called with the packets sent so far, by hook, after each batch of which some packets may still be on
+    their way (see `Injector.synchronous`); it returns when they have arrived. `_kill_in_batch` is for tests.
+
+    `flows` must come from `conntrack`, in the same network namespace, and can be primed once. Raises
+    PermissionDeniedError, UnsupportedError, NfkeepError; flows rebuilt until then are whole.
+    """
+    started = time.monotonic()
+    injector.prepare(flows.interfaces)
+    local = flows.has_local_senders
+    patient = settle is not None and (local or not all(map(injector.synchronous, flows.interfaces)))
+    primer = _ffi.PrimerHandle(
+        flows.handle,
+        recreate=recreate,
+        batch=batch,
+        nonces=nonces,
+        taps=[(tap.target, tap.fd, tap.mac) for tap in injector.taps],
+        raw=injector.raw_socket(flows.family) if local else -1,
+    )
+    try:
+        number = 0
+        more = len(flows) > 0
+        while more:
+            try:
+                more = primer.begin(kill_self=number == _kill_in_batch)
+                if more and patient and settle is not None:
+                    settle(primer.result().packets)
+            finally:
+                primer.finish()
+            number += 1
+        result = primer.result()
+    finally:
+        primer.close()  # the guardian completes what an error left
+    return Primed(
+        result.primed, result.packets, result.recreated, result.vanished, result.failed,
+        time.monotonic() - started, result.unsent,
+    )  # fmt: skip

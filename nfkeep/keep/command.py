@@ -1,0 +1,116 @@
+"""Runs the real iptables with the state of its tables kept: gate and restoration around somebody else's replace."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+
+import attrs
+
+from nfkeep.errors import InvalidRuleError, UnsupportedError
+from nfkeep.keep.arguments import Arguments, read_arguments
+from nfkeep.keep.change import apply, observe_others, observe_table
+from nfkeep.keep.observe import Observation
+from nfkeep.keep.report import Report
+from nfkeep.model import Family
+from nfkeep.xtables.lock import XtablesLock
+from nfkeep.xtables.tables import TABLES, in_use, read
+
+
+@attrs.frozen(slots=True)
+class Finished:
+    """A run of iptables: its exit status, which binary it was, and what became of the state (None: nothing to do)."""
+
+    status: int
+    binary: str
+    report: Report | None
+
+
+def run_iptables(family: Family, arguments: Sequence[str]) -> Finished:
+    """Run iptables or ip6tables with `arguments`, unchanged, with stdin, stdout and stderr of this process.
+
+    The binary is the legacy one if legacy tables hold rules here, else what `iptables` on PATH is; the nft variant
+    keeps the state of the rules that it does not touch, so for it nothing is done. Raises UnsupportedError if there is
+    no iptables, PermissionDeniedError; every error of iptables itself is its own text and exit status.
+    """
+    binary, legacy = find_binary(family)
+    parsed = read_arguments(arguments)
+    if not legacy or parsed.only_reads or parsed.table not in TABLES:
+        return Finished(_run(binary, arguments, None), binary, None)
+    with XtablesLock(), tempfile.TemporaryDirectory(prefix="nfkeep-") as private:
+        # The lock is ours; the child gets one of its own, or it would wait for us for ever.
+        lock_file = os.path.join(private, "xtables.lock")
+        return _run_kept(family, parsed, binary, arguments, lock_file)
+
+
+def find_binary(family: Family) -> tuple[str, bool]:
+    """The iptables to run in this network namespace, and whether it is the legacy one."""
+    name = "ip6tables" if family is Family.IPV6 else "iptables"
+    usual, legacy = shutil.which(name), shutil.which(f"{name}-legacy")
+    usual_is_legacy = usual is not None and _is_legacy(usual)
+    if usual_is_legacy and usual is not None:
+        return usual, True
+    if legacy is not None and (usual is None or _legacy_in_use(family)):
+        return legacy, True
+    if usual is None:
+        raise UnsupportedError(f"there is no {name} on PATH; install the package iptables", feature=name)
+    return usual, False
+
+
+def _run_kept(family: Family, parsed: Arguments, binary: str, arguments: Sequence[str], lock_file: str) -> Finished:
+    try:
+        before = observe_table(family, parsed.table)
+    except (InvalidRuleError, UnsupportedError):
+        return Finished(_run(binary, arguments, lock_file), binary, None)  # its own words are better than ours
+    counters = _counters(family, parsed.table) if any(before.stateful()) else ()
+    status = 0
+
+    def replace() -> tuple[Observation, bool]:
+        nonlocal status
+        status = _run(binary, arguments, lock_file)
+        after = observe_table(family, parsed.table)
+        return after, status == 0 or _was_replaced(before, after, counters)
+
+    others = observe_others(family, parsed.table) if any(before.stateful()) else ()
+    holds = tuple(before.named().items()) if parsed.may_remove else ()
+    report = apply(before, replace, others, tuple(hold for hold in holds if hold[0][0] in ("recent", "hashlimit")))
+    return Finished(status, binary, report)
+
+
+def _was_replaced(before: Observation, after: Observation, counters: tuple[int, ...]) -> bool:
+    """Whether a run that failed had replaced the table all the same: other rules, or counters that went back."""
+    if before.found != after.found or before.chains != after.chains:
+        return True
+    now = _counters(before.family, before.table) if counters else ()
+    return len(now) != len(counters) or any(new < old for new, old in zip(now, counters, strict=True))
+
+
+def _counters(family: Family, table: str) -> tuple[int, ...]:
+    chains = read(table, family).chains.values()
+    return tuple(rule.counters.packets for chain in chains for rule in chain.rules)
+
+
+def _run(binary: str, arguments: Sequence[str], lock_file: str | None) -> int:
+    environment = None if lock_file is None else {**os.environ, "XTABLES_LOCKFILE": lock_file}
+    return subprocess.run([binary, *arguments], env=environment, check=False).returncode
+
+
+def _is_legacy(binary: str) -> bool:
+    # The name that a link such as /etc/alternatives/iptables ends in tells; only a plain binary has to be asked.
+    target = os.path.basename(os.path.realpath(binary))
+    if "legacy" in target or "nft" in target:
+        return "legacy" in target
+    said = subprocess.run([binary, "--version"], capture_output=True, text=True, check=False).stdout
+    return "nf_tables" not in said
+
+
+def _legacy_in_use(family: Family) -> bool:
+    """Whether legacy tables here hold anything: a rule, a user chain, or a policy other than ACCEPT."""
+    for name in in_use(family):
+        chains = read(name, family).chains.values()
+        if any(chain.rules or chain.policy != "ACCEPT" for chain in chains):
+            return True
+    return False

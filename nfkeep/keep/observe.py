@@ -1,0 +1,72 @@
+"""A table seen through the eyes of state: its chains, and the few rules that keep state, disturb it or jump."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import attrs
+
+from nfkeep.model import Family, Rule
+from nfkeep.xtables.entry import Entry, Extension, decode
+from nfkeep.xtables.stateful import IN_RULE, NAMED, SCANNED, extensions, state_name
+from nfkeep.xtables.tables import TableHandle
+
+StateKey = tuple[str, str]
+"""Kind and name of a named state, as ("recent", "sshd"); a rateest match and a RATEEST target share one kind."""
+
+
+@attrs.frozen(slots=True)
+class Found:
+    """A rule of interest and where it stands; positions count from 1."""
+
+    chain: str
+    position: int
+    rule: Rule
+    entry: Entry
+
+    def matches(self, name: str) -> Iterator[Extension]:
+        """The rule's matches of that name."""
+        return (match for match in self.entry.matches if match.name == name)
+
+
+@attrs.frozen(slots=True)
+class Observation:
+    """One table at one moment. `found` holds the rules of interest in table order."""
+
+    table: str
+    family: Family
+    chains: tuple[str, ...]
+    found: tuple[Found, ...]
+
+    def stateful(self) -> Iterator[Found]:
+        """Rules with state in them or with the name of a state."""
+        kinds = IN_RULE | NAMED
+        return (each for each in self.found if any(e.name in kinds for e in extensions(each.entry)))
+
+    def named(self) -> dict[StateKey, Extension]:
+        """The named states that the table refers to, each with one extension that does."""
+        return {
+            key: extension
+            for each in self.found
+            for extension in extensions(each.entry)
+            if (key := state_key(extension)) is not None
+        }
+
+    def where(self, found: Found) -> str:
+        """A rule's place in words."""
+        return f"{self.family} {self.table} {found.chain} rule {found.position}"
+
+
+def state_key(extension: Extension) -> StateKey | None:
+    """What a named state is known by; None for an extension without one."""
+    name = state_name(extension)
+    return None if name is None else (extension.name.lower(), name)
+
+
+def observe(handle: TableHandle) -> Observation:
+    """Look at an open table as it stands in memory."""
+    chains = tuple(handle.chains())
+    found = tuple(
+        Found(chains[chain], position, rule, decode(rule)) for chain, position, _, rule in handle.scan(SCANNED)
+    )
+    return Observation(handle.name, handle.family, chains, found)

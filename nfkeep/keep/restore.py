@@ -1,0 +1,142 @@
+"""Between a replace and the moment when all counts are back: hold off new connections, have the old ones counted again.
+
+The only module that acts on conntrack and the gate; what to do comes from the plan, what came of it goes to the report.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+
+from nfkeep.conntrack import Conntrack, Flows, Injector, Primed, prime
+from nfkeep.conntrack.identity import new_nonces
+from nfkeep.conntrack.select import Selector
+from nfkeep.errors import NfkeepError
+from nfkeep.keep.gate import guard_table, opens
+from nfkeep.keep.plan import Limit, Plan
+from nfkeep.keep.report import Fidelity, Outcome
+from nfkeep.keep.selftest import Counting, probe_counting
+from nfkeep.model import Family, Hook
+from nfkeep.nft.owned import OwnedTable
+from nfkeep.xtables import connlimit
+from nfkeep.xtables.tables import TableKind
+
+#: The gate opens by itself after this long, should this process be stopped and never go on.
+OPEN_AGAIN_SECONDS = 30
+
+_SETTLE_SECONDS = 0.05
+
+
+class Restoration:
+    """One table's counts across one replace: `shut`, then the caller replaces, then `count_again`, then `open`.
+
+    A context manager that opens the gate whatever happens. Not to be used by two threads.
+    """
+
+    def __init__(self, family: Family, kind: TableKind) -> None:
+        self.family = family
+        self.kind = kind
+        self.gate_seconds = 0.0
+        self._nonces: Mapping[Hook, int] = {}
+        self._guard: OwnedTable | None = None
+        self._shut_at = 0.0
+        self._conntrack = Conntrack()
+        self._injector = Injector()
+
+    def shut(self, selectors: tuple[Selector, ...]) -> None:
+        """Hold off the packets that would open a flow of `selectors`; ours are dropped behind the table from now on."""
+        counting = probe_counting(self.family)
+        if counting is Counting.NEITHER:
+            return
+        self._nonces = {Hook(hook): nonce for hook, nonce in new_nonces(self.kind.hooks).items()}
+        hooks = dict.fromkeys(self.kind.hooks, self.kind.priority)
+        body = guard_table(self.family, selectors, hooks, self._nonces, open_again_seconds=OPEN_AGAIN_SECONDS)
+        self._shut_at = time.monotonic()
+        self._guard = OwnedTable(body)
+
+    def count_again(self, plan: Plan) -> list[Outcome]:
+        """Have the live flows of the plan's limits counted; what came of each limit."""
+        if not plan.limits:
+            return []
+        counting = probe_counting(self.family)
+        if self._guard is None or counting is Counting.NEITHER:
+            reason = "no way to have live flows counted again works on this kernel"
+            return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
+        selectors = tuple(selector for each in plan.limits for selector in each.selectors)
+        recreate = plan.needs_new or counting is Counting.RECREATE
+        try:
+            with self._conntrack.select(self.family, selectors) as flows:
+                primed = prime(
+                    self._conntrack, flows, self._injector,
+                    recreate=recreate, nonces=self._nonces, settle=_Settle(self._guard),
+                )  # fmt: skip
+                self.open_gate()
+                arrived = sum(count for chain, count in self._guard.counted().items() if chain.startswith("sink_"))
+                return _outcomes(plan.limits, flows, primed, sum(primed.packets.values()) - arrived)
+        except (NfkeepError, OSError) as error:
+            reason = f"the rules are live, but counting the flows again failed: {error}"
+            return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
+
+    def open_gate(self) -> None:
+        """Let new connections in. Idempotent."""
+        if self._guard is not None and self._shut_at:
+            self._guard.run(opens(self._guard.name))
+            self.gate_seconds = time.monotonic() - self._shut_at
+            self._shut_at = 0.0
+
+    def close(self) -> None:
+        """Open the gate if it is shut, and take everything down."""
+        guard, self._guard = self._guard, None
+        if guard is not None:
+            guard.close()
+            if self._shut_at:
+                self.gate_seconds = time.monotonic() - self._shut_at
+                self._shut_at = 0.0
+        self._injector.close()
+        self._conntrack.close()
+
+    def __enter__(self) -> Restoration:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _Settle:
+    """Waits until packets on their way have reached the sink; gives up on those that rules have dropped before."""
+
+    def __init__(self, guard: OwnedTable) -> None:
+        self._guard = guard
+        self._missing: dict[Hook, int] = {}
+
+    def __call__(self, sent: Mapping[Hook, int]) -> None:
+        deadline = time.monotonic() + _SETTLE_SECONDS
+        while True:
+            counted = self._guard.counted()
+            missing = {hook: count - counted.get(f"sink_{hook.name.lower()}", 0) for hook, count in sent.items()}
+            if all(count <= self._missing.get(hook, 0) for hook, count in missing.items()):
+                return
+            if time.monotonic() > deadline:
+                self._missing = missing
+                return
+            os.sched_yield()  # the kernel tells nobody when a softirq is done
+
+
+def _outcomes(limits: tuple[Limit, ...], flows: Flows, primed: Primed, missing: int) -> list[Outcome]:
+    troubles = [f"{count} flows left out: {reason}" for reason, count in flows.skipped.items()]
+    for number, count in primed.failed.items():
+        troubles.append(f"{count} flows could not be made again: {os.strerror(number)}")
+    if primed.unsent:
+        troubles.append(f"{primed.unsent} flows whose packet could not be sent")
+    if missing > 0:
+        troubles.append(f"{missing} opening packets were refused by other rules on their way")
+    outcomes, at = [], 0
+    for each in limits:
+        counts = flows.counts[at : at + len(each.selectors)]
+        at += len(each.selectors)
+        found = max(counts) if counts else 0
+        detail = "; ".join([f"{found} live flows counted again", *troubles])
+        fidelity = Fidelity.APPROXIMATED if troubles else Fidelity.RESTORED
+        outcomes.append(Outcome(connlimit.NAME, each.where, fidelity, detail))
+    return outcomes

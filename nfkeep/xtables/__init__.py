@@ -1,0 +1,1 @@
+"""Legacy tables: rules through libxtables, tables through libiptc, one module per stateful match."""

@@ -1,0 +1,82 @@
+"""The xtables lock, as iptables takes it: flock(2) on /run/xtables.lock or $XTABLES_LOCKFILE.
+
+iptables/xshared.c, xtables_lock(). The lock is one for all network namespaces that share the file.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+
+from nfkeep.errors import LockTimeoutError, PermissionDeniedError
+
+DEFAULT_PATH = "/run/xtables.lock"
+
+
+class XtablesLock:
+    """Holds the lock between `acquire` and `release`; a context manager. Not re-entrant."""
+
+    def __init__(self, timeout_seconds: float | None = None) -> None:
+        self.path = os.environ.get("XTABLES_LOCKFILE") or DEFAULT_PATH
+        self.timeout_seconds = timeout_seconds
+        self._fd: int | None = None
+
+    def acquire(self) -> None:
+        """Wait for the lock, for `timeout_seconds` at most (None: as long as it takes).
+
+        Raises LockTimeoutError, or PermissionDeniedError if the file cannot be opened.
+        """
+        try:
+            fd = os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except PermissionError:
+            raise PermissionDeniedError(f"opening the xtables lock {self.path}") from None
+        try:
+            _flock(fd, self.path, self.timeout_seconds)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+
+    def release(self) -> None:
+        """Let others in. Idempotent."""
+        fd, self._fd = self._fd, None
+        if fd is not None:
+            os.close(fd)
+
+    def __enter__(self) -> XtablesLock:
+        self.acquire()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _flock(fd: int, path: str, timeout_seconds: float | None) -> None:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        pass
+    else:
+        return
+    if timeout_seconds is None:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        return
+    # flock(2) knows no timeout: wait for it in a thread, on a descriptor of its own that shares the open file.
+    started = time.monotonic()
+    waiter = threading.Thread(target=_flock_and_close, args=(os.dup(fd),), daemon=True)
+    waiter.start()
+    waiter.join(timeout_seconds)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise LockTimeoutError(path, time.monotonic() - started) from None
+
+
+def _flock_and_close(fd: int) -> None:
+    # Closing the last descriptor of the open file also gives the lock back if nobody waits any more.
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+    finally:
+        os.close(fd)

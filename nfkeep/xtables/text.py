@@ -1,0 +1,68 @@
+"""Rule text and rule bytes, one from the other, for every extension that the installed iptables has.
+
+Importing this module gives `Rule.parse` and `str(rule)` their meaning.
+"""
+
+from __future__ import annotations
+
+from nfkeep import model
+from nfkeep.errors import InvalidRuleError
+from nfkeep.model import Family, Rule
+from nfkeep.xtables import _ffi
+
+__all__ = ["Rule", "parse", "split"]
+
+
+def parse(text: str, family: Family) -> Rule:
+    """The rule that `text` describes, without `-A CHAIN`; raises InvalidRuleError."""
+    entry, counters = _ffi.parse_words(split(text), family)
+    return Rule(family, entry, counters)
+
+
+def split(text: str) -> list[str]:
+    r"""The words of a rule line, quoted as iptables-save quotes them.
+
+    Double quotes group, with `\` before a quote or a backslash inside; single quotes group as in a shell; a backslash
+    elsewhere is a character like any other, as in iptables-restore.
+    """
+    words: list[str] = []
+    word: list[str] | None = None
+    quote = ""
+    characters = iter(text)
+    for character in characters:
+        if character == "\0":
+            raise InvalidRuleError("a rule cannot hold a NUL character", text)
+        if quote:
+            assert word is not None
+            if character == quote:
+                quote = ""
+            elif character == "\\" and quote == '"':
+                word.append(next(characters, "\\"))
+            else:
+                word.append(character)
+        elif character in "\"'":
+            quote = character
+            word = word if word is not None else []
+        elif character.isspace():
+            if word is not None:
+                words.append("".join(word))
+            word = None
+        else:
+            word = word if word is not None else []
+            word.append(character)
+    if quote:
+        raise InvalidRuleError(f"a {quote} is opened and never closed", text)
+    if word is not None:
+        words.append("".join(word))
+    return words
+
+
+class _Codec:
+    def parse(self, text: str, family: Family) -> Rule:
+        return parse(text, family)
+
+    def format(self, rule: Rule) -> str:
+        return _ffi.format_entry(rule.entry, rule.family)
+
+
+model.install_codec(_Codec())
