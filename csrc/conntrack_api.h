@@ -29,7 +29,7 @@ typedef struct {
     uint32_t *counts;                           /* out, per selector: flows that it matches */
 } nfk_filter;
 
-typedef struct { uint64_t offloaded, protocol, expectations, no_interface, dumped; } nfk_skipped;
+typedef struct { uint64_t offloaded, protocol, expectations, no_interface; } nfk_skipped;
 
 typedef struct nfk_flows nfk_flows;
 nfk_flows *nfk_select(int ctnetlink, int rtnetlink, const nfk_filter *filter, nfk_skipped *skipped, int *error);
@@ -53,7 +53,8 @@ typedef struct {
 } nfk_primed;
 
 typedef struct nfk_primer nfk_primer;
-nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, size_t batch, const uint32_t nonces[5],
+/* `rejects`: some rule may answer an opening packet with a reset, which closes the entry (nf_ct_set_closing). */
+nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, size_t batch, const uint32_t nonces[5],
                             const nfk_tap *taps, size_t n_taps, int raw, int *error);
 /* One batch: begin rebuilds the flows and sends their packets, finish makes them whole. 1: done, 0: none was left. */
 int nfk_primer_begin(nfk_primer *primer, int kill_self);

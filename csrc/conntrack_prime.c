@@ -8,7 +8,7 @@
 
 enum { UPDATE_ROOM = 512 };             /* one status update is at most about 300 bytes */
 
-nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, size_t batch, const uint32_t nonces[5],
+nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, size_t batch, const uint32_t nonces[5],
                             const nfk_tap *taps, size_t n_taps, int raw, int *error)
 {
     nfk_primer *p = calloc(1, sizeof(*p));
@@ -17,6 +17,7 @@ nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, size_t batch, const 
         return NULL;
     p->flows = flows;
     p->recreate = recreate;
+    p->rejects = rejects;
     p->batch = batch < 1 ? 1 : batch > NFK_MAX_BATCH ? NFK_MAX_BATCH : batch;
     p->raw = raw;
     p->sequence = 1;
@@ -67,6 +68,12 @@ int prime_answer(void *context, const struct nlmsghdr *message)
     if (message->nlmsg_type == NLMSG_ERROR) {
         w->errors[at % OPERATIONS] = netlink_error(message);
     } else if (message->nlmsg_type == (NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW) && at % OPERATIONS == OP_GET &&
+               message->nlmsg_len >= NLMSG_LENGTH(sizeof(struct nfgenmsg)) && p->checking) {
+        struct entry now;
+        w->rejected = entry_parse((const uint8_t *)message + NLMSG_LENGTH(sizeof(struct nfgenmsg)),
+                                  message->nlmsg_len - NLMSG_LENGTH(sizeof(struct nfgenmsg)), p->flows->family, &now) &&
+                      now.state == NFK_TCP_CLOSE && !entry_closed(work_entry(w));
+    } else if (message->nlmsg_type == (NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW) && at % OPERATIONS == OP_GET &&
                message->nlmsg_len >= NLMSG_LENGTH(sizeof(struct nfgenmsg))) {
         w->fresh_length = message->nlmsg_len - NLMSG_LENGTH(sizeof(struct nfgenmsg));
         w->fresh_at = p->fresh.length;
@@ -110,8 +117,10 @@ void prime_update(nfk_primer *p, struct work *w, struct buffer *out, uint32_t se
         what |= UPDATE_TIMEOUT | (bits && with_status ? UPDATE_STATUS : 0);
         if (w->level == CREATE_ALL && entry.attributes[CTA_TUPLE_MASTER].data)
             status |= IPS_EXPECTED;     /* may not be changed, so it has to be named */
-        if (!w->created_fresh && (entry.state != w->dumped.state || entry.state == NFK_TCP_NONE))
+        if (w->rejected || (!w->created_fresh && (entry.state != w->dumped.state || entry.state == NFK_TCP_NONE)))
             what |= UPDATE_STATE;
+    } else if (w->rejected) {
+        what |= UPDATE_STATE | UPDATE_TIMEOUT;
     } else if (entry.original.protocol != NFK_TCP && !(entry.status & IPS_FIXED_TIMEOUT)) {
         what |= UPDATE_TIMEOUT;         /* a SYN again does not renew the timeout of a TCP flow, a datagram does */
     }
@@ -273,23 +282,34 @@ int nfk_primer_begin(nfk_primer *p, int kill_self)
     return error ? error : 1;           /* in either case finish makes whole what stands */
 }
 
+/* Whether flow `w` needs an update in this round. A second time only those of which the first has shown that a reset
+ * closed the entry, or that real packets had already set status bits that we know nothing of. */
+static bool wants_update(const struct work *w, int round)
+{
+    return !w->gone && (!round || w->rejected || w->errors[OP_UPDATE] == EBUSY);
+}
+
 int nfk_primer_finish(nfk_primer *p)
 {
     int error = 0;
     for (int round = 0; round < 2 && !error; round++) {
         size_t last = 0;
         uint32_t last_sequence = 0;
+        p->checking = !round && p->rejects;
         for (size_t i = 0; i < p->count; i++) {
             struct work *w = &p->works[i];
-            /* A second time, without the status, where real packets had already set more than we know of. */
-            if (w->gone || (round && w->errors[OP_UPDATE] != EBUSY))
+            bool with_status = !round || w->errors[OP_UPDATE] != EBUSY;
+            if (!wants_update(w, round))
                 continue;
+            if (p->checking && w->flow->original.protocol == NFK_TCP)
+                message_get(&p->out, p->sequence + (uint32_t)i * OPERATIONS + OP_GET, p->flows->family, work_entry(w));
             last = p->out.length;
             last_sequence = (uint32_t)i * OPERATIONS + OP_UPDATE;
             w->errors[OP_UPDATE] = 0;
-            prime_update(p, w, &p->out, p->sequence + last_sequence, !round);
+            prime_update(p, w, &p->out, p->sequence + last_sequence, with_status);
         }
         error = prime_exchange(p, last, last_sequence);
+        p->checking = false;
     }
     if (p->guardian && !error)
         guardian_take(p->guardian, NULL);

@@ -13,6 +13,7 @@ struct work {
     int level;                          /* CREATE_*: how much of it could be rebuilt */
     bool heavy;                         /* is deleted and created, not only sent through the rules again */
     bool is_fresh, created_fresh;       /* `fresh` is valid; the entry was created from it */
+    bool rejected;                      /* a REJECT of its packet closed the live entry */
     bool gone;                          /* no entry of ours stands: no packet, no update */
     bool vanished;                      /* it was over when its turn came */
 };
@@ -22,7 +23,8 @@ struct nfk_primer {
     struct work *works;
     size_t batch, count, position;
     nfk_tap *taps; size_t n_taps;
-    int raw, recreate;
+    int raw, recreate, rejects;
+    bool checking;                      /* answers to GET tell what the packets did */
     uint32_t nonces[NFK_HOOKS], sequence;
     struct buffer out, fresh;
     struct guardian *guardian;

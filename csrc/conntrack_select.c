@@ -56,7 +56,6 @@ static int take_entry(void *context, const struct nlmsghdr *message)
     const struct nfgenmsg *generic = NLMSG_DATA(message);
     const uint8_t *data = (const uint8_t *)(generic + 1);
     size_t length = message->nlmsg_len - NLMSG_LENGTH(sizeof(*generic));
-    selection->skipped->dumped++;
     /* kernels before 4.20 do not filter by family */
     if (generic->nfgen_family != flows->family || !entry_parse(data, length, flows->family, &entry) ||
         entry_closed(&entry) || entry.status & IPS_DYING || !may_match(selection->filter, &entry))

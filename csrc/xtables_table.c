@@ -205,6 +205,14 @@ const char *nfk_target_name(nfk_table *table, const void *entry)
                                      : iptc_get_target(entry, table->handle);
 }
 
+/* The kernel fills a name up to its NUL only: what follows is whatever libiptc's buffer held. */
+static void clean_name(char *name)
+{
+    size_t length = strnlen(name, XT_EXTENSION_MAXNAMELEN);
+
+    memset(name + length, 0, XT_EXTENSION_MAXNAMELEN - length);
+}
+
 void nfk_rule_copy(nfk_table *table, const void *entry, void *into, uint64_t *packets, uint64_t *bytes)
 {
     size_t size = nfk_rule_size(table, entry);
@@ -223,7 +231,14 @@ void nfk_rule_copy(nfk_table *table, const void *entry, void *into, uint64_t *pa
         ((struct ipt_entry *)into)->nfcache = 0;
         ((struct ipt_entry *)into)->comefrom = 0;
     }
+    for (size_t at = nfk_head_size(table->family); at < nfk_target_offset(table->family, into);) {
+        struct xt_entry_match *match = (void *)((char *)into + at);
+
+        clean_name(match->u.user.name);
+        at += match->u.match_size;
+    }
     target = nfk_target(table->family, into);
+    clean_name(target->u.user.name);
     if (target->u.user.name[0])
         return;
     /* A standard target: the number inside is an offset into the old table, its name is what it means. */

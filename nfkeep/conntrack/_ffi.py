@@ -67,6 +67,11 @@ class FlowsHandle:
     def __len__(self) -> int:
         return int(lib.nfk_flows_count(self.pointer)) if self.pointer else 0
 
+    @property
+    def closed(self) -> bool:
+        """Whether the flows are freed."""
+        return not self.pointer
+
     def interfaces(self) -> frozenset[int]:
         """The interfaces behind which remote senders are."""
         room = 64
@@ -103,6 +108,7 @@ def select(
     c_selectors = ffi.new("nfk_selector[]", max(1, len(selectors)))
     counts = ffi.new("uint32_t[]", max(1, len(selectors)))
     for index, condition in enumerate(conditions):
+        _check_family(condition, family)
         _fill_condition(c_conditions[index], condition, ports)
     first = 0
     for index, selector in enumerate(selectors):
@@ -137,6 +143,14 @@ def holds(
             source_port, destination_port, *names,
         )
     )  # fmt: skip
+
+
+def _check_family(condition: Condition, family: Family) -> None:
+    """Raises ValueError for an address of the other family, which would be compared with the wrong bytes."""
+    length = 4 if family is Family.IPV4 else 16
+    for name in ("source", "source_mask", "destination", "destination_mask"):
+        if len(getattr(condition, name)) not in (0, length):
+            raise ValueError(f"{name}: not {length} bytes, as {family} wants")
 
 
 def _fill_condition(out: Any, condition: Condition, ports: list[tuple[int, int]]) -> None:
@@ -202,7 +216,7 @@ class PrimerHandle:
     __slots__ = ("_flows", "_pointer")
 
     def __init__(
-        self, flows: FlowsHandle, *, recreate: bool, batch: int, nonces: Mapping[Hook, int],
+        self, flows: FlowsHandle, *, recreate: bool, rejects: bool, batch: int, nonces: Mapping[Hook, int],
         taps: Sequence[tuple[int, int, bytes]], raw: int,
     ) -> None:  # fmt: skip
         c_taps = ffi.new("nfk_tap[]", max(1, len(taps)))
@@ -211,8 +225,9 @@ class PrimerHandle:
         error = ffi.new("int *")
         self._flows = flows  # the primer points into it
         self._pointer = lib.nfk_primer_open(
-            flows.pointer, recreate, batch, [nonces.get(hook, 0) for hook in Hook], c_taps, len(taps), raw, error
-        )
+            flows.pointer, recreate, rejects, batch, [nonces.get(hook, 0) for hook in Hook],
+            c_taps, len(taps), raw, error,
+        )  # fmt: skip
         if not self._pointer:
             raise fail(error[0], "preparing to rebuild flows")
 

@@ -49,12 +49,17 @@ class Conntrack:
         (nf_conncount.c already_closed()). Raises PermissionDeniedError, NfkeepError.
         """
         handle, counts, skipped = _ffi.select(self._ctnetlink, self._rtnetlink, family, selectors)
-        return Flows(family, handle, counts, skipped)
+        return Flows(self, family, handle, counts, skipped)
 
     def count(self, family: Family, selectors: Sequence[Selector]) -> int:
         """How many flows `select` would find."""
         with self.select(family, selectors) as flows:
             return len(flows)
+
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._ctnetlink < 0
 
     def close(self) -> None:
         """Close both sockets; calling it again does nothing."""
@@ -81,11 +86,17 @@ class Flows:
     back to the sender). Only reasons that occur are keys. `interfaces`: the interfaces that packets have to enter on.
     """
 
-    __slots__ = ("_interfaces", "counts", "family", "handle", "skipped")
+    __slots__ = ("_interfaces", "conntrack", "counts", "family", "handle", "skipped")
 
     def __init__(
-        self, family: Family, handle: _ffi.FlowsHandle, counts: tuple[int, ...], skipped: _ffi.Skipped
+        self,
+        conntrack: Conntrack,
+        family: Family,
+        handle: _ffi.FlowsHandle,
+        counts: tuple[int, ...],
+        skipped: _ffi.Skipped,
     ) -> None:
+        self.conntrack = conntrack
         self.family = family
         self.handle = handle
         self.counts: tuple[int, ...] = counts

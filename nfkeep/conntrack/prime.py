@@ -49,6 +49,7 @@ def prime(
     recreate: bool,
     nonces: Mapping[Hook, int],
     batch: int = 128,
+    rejects: bool = True,
     settle: Callable[[Mapping[Hook, int]], None] | None = None,
     _kill_in_batch: int | None = None,
 ) -> Primed:
@@ -60,12 +61,19 @@ def prime(
     NAT, helper and timeout stay. The caller's nft rules drop packets that carry `nonces[hook]` behind that hook (see
     `nfkeep.conntrack.identity`).
 
+    `rejects`: a rule on the way may answer an opening packet by `REJECT --reject-with tcp-reset`, which sets the live
+    entry to CLOSE (nf_ct_set_closing()); then each TCP entry is read once more, about 3 µs, and set right. The reset
+    itself must be kept on the host by the caller.
+
     `settle` is called with the packets sent so far, by hook, after each batch of which some packets may still be on
     their way (see `Injector.synchronous`); it returns when they have arrived. `_kill_in_batch` is for tests.
 
     `flows` must come from `conntrack`, in the same network namespace, and can be primed once. Raises
-    PermissionDeniedError, UnsupportedError, NfkeepError; flows rebuilt until then are whole.
+    PermissionDeniedError, UnsupportedError, NfkeepError; flows rebuilt until then are whole. ValueError for the wrong
+    `conntrack`, or a closed one.
     """
+    if flows.conntrack is not conntrack or conntrack.closed or flows.handle.closed:
+        raise ValueError("flows can only be primed while they and the Conntrack that selected them are open")
     started = time.monotonic()
     injector.prepare(flows.interfaces)
     local = flows.has_local_senders
@@ -73,6 +81,7 @@ def prime(
     primer = _ffi.PrimerHandle(
         flows.handle,
         recreate=recreate,
+        rejects=rejects,
         batch=batch,
         nonces=nonces,
         taps=[(tap.target, tap.fd, tap.mac) for tap in injector.taps],

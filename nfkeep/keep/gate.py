@@ -40,12 +40,19 @@ def guard_table(
         shut = [line for selector in selectors if selector.hook is hook for line in _opening(family, selector)]
         if shut:
             chains.append(_chain("gate", hook, max(priority - 1, _CONNTRACK_DONE), [*own, *shut]))
-        chains.append(_chain("sink", hook, priority + 1, _own(nonces[hook], "counter drop")))
+        counter = arrived(hook)
+        chains.append(f"counter {counter} {{ }}\n")
+        chains.append(_chain("sink", hook, priority + 1, _own(nonces[hook], f"counter name {counter} drop")))
     everything = [line for nonce in nonces.values() for line in _own(nonce, "drop")]
     chains.append(_chain("last", Hook.INPUT, _LAST, everything))
     chains.append(_chain("last", Hook.POSTROUTING, _LAST, ['oifname "lo" accept', *everything]))
     chains.append(_chain("hush", Hook.OUTPUT, -401, [line for nonce in nonces.values() for line in _answers(nonce)]))
     return "".join(chains)
+
+
+def arrived(hook: Hook) -> str:
+    """The table's counter of our packets that have passed the watched table at a hook."""
+    return f"arrived_{hook.name.lower()}"
 
 
 def opens(name: str) -> str:

@@ -6,6 +6,7 @@ The only module that acts on conntrack and the gate; what to do comes from the p
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 
@@ -13,7 +14,7 @@ from nfkeep.conntrack import Conntrack, Flows, Injector, Primed, prime
 from nfkeep.conntrack.identity import new_nonces
 from nfkeep.conntrack.select import Selector
 from nfkeep.errors import NfkeepError
-from nfkeep.keep.gate import guard_table, opens
+from nfkeep.keep.gate import arrived, guard_table, opens
 from nfkeep.keep.plan import Limit, Plan
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.keep.selftest import Counting, probe_counting
@@ -72,8 +73,8 @@ class Restoration:
                     recreate=recreate, nonces=self._nonces, settle=_Settle(self._guard),
                 )  # fmt: skip
                 self.open_gate()
-                arrived = sum(count for chain, count in self._guard.counted().items() if chain.startswith("sink_"))
-                return _outcomes(plan.limits, flows, primed, sum(primed.packets.values()) - arrived)
+                missing = sum(primed.packets.values()) - sum(self._guard.counters().values())
+                return _outcomes(plan.limits, flows, primed, missing)
         except (NfkeepError, OSError) as error:
             reason = f"the rules are live, but counting the flows again failed: {error}"
             return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
@@ -93,8 +94,9 @@ class Restoration:
             if self._shut_at:
                 self.gate_seconds = time.monotonic() - self._shut_at
                 self._shut_at = 0.0
-        self._injector.close()
         self._conntrack.close()
+        # Taking devices down waits for RCU grace periods (20-50 ms); nobody has to stand and watch.
+        threading.Thread(target=self._injector.close, name="nfkeep-injector-close").start()
 
     def __enter__(self) -> Restoration:
         return self
@@ -113,8 +115,8 @@ class _Settle:
     def __call__(self, sent: Mapping[Hook, int]) -> None:
         deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
-            counted = self._guard.counted()
-            missing = {hook: count - counted.get(f"sink_{hook.name.lower()}", 0) for hook, count in sent.items()}
+            counters = self._guard.counters()
+            missing = {hook: count - counters[arrived(hook)] for hook, count in sent.items() if count}
             if all(count <= self._missing.get(hook, 0) for hook, count in missing.items()):
                 return
             if time.monotonic() > deadline:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
+import threading
 from typing import Any
 
 from nfkeep.errors import PermissionDeniedError, UnsupportedError
+
+# libnftables waits for answers with select(2), which aborts the process at a descriptor past FD_SETSIZE. A few low
+# ones are set aside while there are some, for programs that open thousands of files before their first transaction.
+_FD_SETSIZE = 1024
+_reserve = [os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) for _ in range(4)]
+_reserve_lock = threading.Lock()
 
 
 class Context:
@@ -16,10 +23,17 @@ class Context:
             import nftables
         except ImportError as error:  # pragma: no cover - a core dependency
             raise UnsupportedError(f"the nftables module is missing: {error}", feature="nftables") from error
-        try:
-            self._nft: Any = nftables.Nftables()
-        except OSError as error:
-            raise UnsupportedError(f"libnftables cannot be loaded: {error}", feature="libnftables") from error
+        self._reserved = False
+        with _reserve_lock:
+            if _next_descriptor() >= _FD_SETSIZE and _reserve:
+                os.close(_reserve.pop())
+                self._reserved = True
+            if _next_descriptor() >= _FD_SETSIZE:
+                raise UnsupportedError(f"libnftables needs a file descriptor below {_FD_SETSIZE}, and none is free")
+            try:
+                self._nft: Any = nftables.Nftables()
+            except OSError as error:
+                raise UnsupportedError(f"libnftables cannot be loaded: {error}", feature="libnftables") from error
 
     def run(self, script: str) -> str:
         """Run a script as one transaction and return what it prints.
@@ -34,15 +48,16 @@ class Context:
             raise UnsupportedError(f"nft refused: {said.splitlines()[0] if said else 'no reason given'}", "nf_tables")
         return str(output)
 
-    def list_json(self, command: str) -> list[dict[str, Any]]:
-        """Run a list command and return the objects that it lists (libnftables-json(5))."""
-        self._nft.set_json_output(True)
-        try:
-            listed = json.loads(self.run(command + "\n"))
-        finally:
-            self._nft.set_json_output(False)
-        return list(listed["nftables"])
-
     def close(self) -> None:
         """Free the context. After a deletion this waits for an RCU grace period, some milliseconds."""
-        self._nft = None
+        with _reserve_lock:
+            self._nft = None
+            if self._reserved:
+                _reserve.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+                self._reserved = False
+
+
+def _next_descriptor() -> int:
+    fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    os.close(fd)
+    return fd

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import threading
 
 from nfkeep.nft._ffi import Context
 
 _numbers = itertools.count()
+_COUNTER = re.compile(r"counter (\w+) \{\s*packets (\d+)")
 
 
 class OwnedTable:
@@ -29,16 +31,10 @@ class OwnedTable:
         assert self._context is not None, "the table is closed"
         return self._context.run(script)
 
-    def counted(self) -> dict[str, int]:
-        """Packets that the counters in each chain's rules have seen, by chain."""
-        assert self._context is not None, "the table is closed"
-        seen: dict[str, int] = {}
-        for item in self._context.list_json(f"list table inet {self.name}"):
-            rule = item.get("rule", {})
-            for part in rule.get("expr", ()):
-                if "counter" in part:
-                    seen[rule["chain"]] = seen.get(rule["chain"], 0) + int(part["counter"]["packets"])
-        return seen
+    def counters(self) -> dict[str, int]:
+        """Packets that each of the table's named counters has seen."""
+        listed = self.run(f"list counters table inet {self.name}\n")
+        return {name: int(packets) for name, packets in _COUNTER.findall(listed)}
 
     def close(self) -> None:
         """Delete the table. Idempotent."""

@@ -180,7 +180,10 @@ class TableHandle:
     def delete_chain(self, chain: str) -> None:
         """Take out an empty, unreferenced user chain."""
         self._check_chain(chain)
-        self._check(lib.nfk_chain_delete(self._table, os.fsencode(chain)))
+        error = lib.nfk_chain_delete(self._table, os.fsencode(chain))
+        if error in _WHY_NOT_DELETED:  # libiptc knows these words but loses them on the way
+            raise InvalidRuleError(f"{_WHY_NOT_DELETED[error]}: {chain}")
+        self._check(error)
 
     def rename_chain(self, chain: str, name: str) -> None:
         """Rename a user chain; jumps follow it."""
@@ -251,6 +254,11 @@ class TableHandle:
         return _text(lib.nfk_table_strerror(self._table, error))
 
 
+_WHY_NOT_DELETED = {
+    errno.EINVAL: "Can't delete built-in chain",
+    errno.EMLINK: "Can't delete chain with references left",
+    errno.ENOTEMPTY: "Chain is not empty",
+}
 _NATIVE = sys.byteorder
 _COUNTERS_AT = {Family.IPV4: 96, Family.IPV6: 152}
 

@@ -1,0 +1,345 @@
+"""Transactions on legacy tables: every operation, all or nothing, and a clear error for each thing that goes wrong."""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import os
+import struct
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+import nfkeep
+from nfkeep import (
+    CommitError,
+    ConflictError,
+    Counters,
+    Family,
+    InvalidRuleError,
+    LockTimeoutError,
+    NfkeepError,
+    PermissionDeniedError,
+    Rule,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nfkeep.namespaces import Namespace
+
+pytestmark = pytest.mark.kernel
+
+FAMILIES = pytest.mark.parametrize("family", list(Family), ids=str)
+
+
+def saved(namespace: Namespace, family: Family = Family.IPV4) -> list[str]:
+    binary = "iptables-legacy" if family is Family.IPV4 else "ip6tables-legacy"
+    return namespace.run(f"{binary} -S").stdout.splitlines()
+
+
+@FAMILIES
+def test_every_operation(namespace: Namespace, family: Family) -> None:
+    """What a transaction does is what iptables then shows."""
+    with namespace, nfkeep.transaction("filter", family) as tx:
+        tx.new_chain("x")
+        tx.new_chain("gone")
+        tx.append("INPUT", Rule.parse("-p tcp --dport 22 -j ACCEPT", family))
+        tx.append("INPUT", "-p tcp --dport 80 -j x")
+        tx.insert("INPUT", "-i lo -j ACCEPT", position=1)
+        tx.append("x", "-p tcp -j RETURN")
+        tx.replace("INPUT", 2, "-p tcp --dport 2222 -j ACCEPT")
+        tx.append("OUTPUT", "-p udp -j DROP")
+        tx.append("OUTPUT", "-p tcp -j DROP")
+        tx.delete("OUTPUT", "-p udp -j DROP")
+        tx.delete("OUTPUT", position=1)
+        tx.append("FORWARD", "-j DROP")
+        tx.flush("FORWARD")
+        tx.delete_chain("gone")
+        tx.rename_chain("x", "y")
+        tx.set_policy("FORWARD", "DROP")
+    assert saved(namespace, family) == [
+        "-P INPUT ACCEPT",
+        "-P FORWARD DROP",
+        "-P OUTPUT ACCEPT",
+        "-N y",
+        "-A INPUT -i lo -j ACCEPT",
+        "-A INPUT -p tcp -m tcp --dport 2222 -j ACCEPT",
+        "-A INPUT -p tcp -m tcp --dport 80 -j y",
+        "-A y -p tcp -j RETURN",
+    ]
+    assert tx.report == nfkeep.Report()
+
+
+def test_counters_are_read_kept_and_zeroed(namespace: Namespace) -> None:
+    """Counters come through a change exactly, and zero_counters sets them to zero."""
+    namespace.run("iptables-legacy -A INPUT -i lo -p udp -c 5 700")
+    with namespace:
+        with nfkeep.transaction() as tx:
+            tx.append("INPUT", "-p tcp -j ACCEPT")
+        assert nfkeep.read("filter").chains["INPUT"].rules[0].counters == Counters(5, 700)
+        with nfkeep.transaction() as tx:
+            tx.zero_counters("INPUT")
+        assert nfkeep.read("filter").chains["INPUT"].rules[0].counters == Counters(0, 0)
+        with nfkeep.transaction() as tx:
+            tx.append("INPUT", Rule.parse("-p udp -c 3 4 -j ACCEPT"))
+        assert nfkeep.read("filter").chains["INPUT"].rules[2].counters == Counters(3, 4)
+
+
+def test_an_exception_changes_nothing(namespace: Namespace) -> None:
+    """Leaving the block by an exception leaves the table as it was and the lock free."""
+    before = saved(namespace)
+    with namespace:
+        tx = nfkeep.transaction()
+        with pytest.raises(ZeroDivisionError), tx:
+            append_and_fail(tx)
+        with pytest.raises(NfkeepError, match="not committed"):
+            _ = tx.report
+        with nfkeep.transaction(lock_timeout=0.1):
+            pass
+    assert saved(namespace) == before
+
+
+def append_and_fail(tx: nfkeep.Transaction) -> None:
+    tx.append("INPUT", "-j DROP")
+    raise ZeroDivisionError
+
+
+def test_a_transaction_is_for_one_use(namespace: Namespace) -> None:
+    """Neither using it outside its block nor entering it again works."""
+    with namespace:
+        tx = nfkeep.transaction()
+        with pytest.raises(NfkeepError, match="not open"):
+            tx.append("INPUT", "-j DROP")
+        with tx:
+            pass
+        with pytest.raises(NfkeepError, match="one use"), tx:
+            pass
+
+
+REFUSED = {
+    "an option that is none": (lambda tx: tx.append("INPUT", "--bogus"), 'unknown option "--bogus"'),
+    "no such match": (lambda tx: tx.append("INPUT", "-m bogus"), "Couldn't load match `bogus'"),
+    "no such target": (lambda tx: tx.append("INPUT", "-j BOGUS"), "Couldn't load target `BOGUS'"),
+    "no such chain": (lambda tx: tx.append("BOGUS", "-j DROP"), "has no chain 'BOGUS'"),
+    "a missing argument": (lambda tx: tx.append("INPUT", "-p tcp --dport"), 'option "--dport" requires an argument'),
+    "a bad address": (lambda tx: tx.append("INPUT", "-s 10.0.0.300"), "host/network `10.0.0.300' not found"),
+    "a bad value": (lambda tx: tx.append("INPUT", "-m connlimit --connlimit-above x"), "connlimit"),
+    "options that exclude each other": (
+        lambda tx: tx.append("INPUT", "-m connlimit --connlimit-above 1 --connlimit-upto 1"), "connlimit"),
+    "several addresses": (lambda tx: tx.append("INPUT", "-s 10.0.0.1,10.0.0.2"), "one rule for each"),
+    "an open quote": (lambda tx: tx.append("INPUT", '-m comment --comment "x'), "never closed"),
+    "a rule that is not there": (lambda tx: tx.delete("INPUT", "-j DROP"), "does a matching rule exist"),
+    "a position that is not there": (lambda tx: tx.delete("INPUT", position=9), "Index of deletion too big"),
+    "position zero": (lambda tx: tx.insert("INPUT", "-j DROP", position=0), "positions count from 1"),
+    "inserting too far": (lambda tx: tx.insert("INPUT", "-j DROP", position=5), "Index of insertion too big"),
+    "replacing nothing": (lambda tx: tx.replace("INPUT", 1, "-j DROP"), "Index of replacement too big"),
+    "a chain that exists": (lambda tx: tx.new_chain("INPUT"), "Chain already exists"),
+    "a chain name with a space": (lambda tx: tx.new_chain("a b"), "invalid chain name"),
+    "a chain name with a dash": (lambda tx: tx.new_chain("-x"), "invalid chain name"),
+    "a chain name too long": (lambda tx: tx.new_chain("x" * 29), "too long"),
+    "a base chain deleted": (lambda tx: tx.delete_chain("INPUT"), "Can't delete built-in chain"),
+    "a policy that is none": (lambda tx: tx.set_policy("INPUT", "MAYBE"), "Bad policy name"),
+    "neither rule nor position": (lambda tx: tx.delete("INPUT"), "either a rule or a position"),
+    "a rule of the other family": (
+        lambda tx: tx.append("INPUT", Rule.parse("-j DROP", Family.IPV6)), "an IPv6 rule cannot go into"),
+    "a chain still in use": (
+        lambda tx: (tx.new_chain("x"), tx.append("INPUT", "-j x"), tx.delete_chain("x")), "references left"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("act", "words"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_is_refused_at_once(namespace: Namespace, act: object, words: str) -> None:
+    """A bad rule, chain or position raises InvalidRuleError in iptables' own words, and nothing is changed."""
+    before = saved(namespace)
+    with namespace, pytest.raises(InvalidRuleError) as caught, nfkeep.transaction() as tx:
+        act(tx)
+    assert words in str(caught.value)
+    assert saved(namespace) == before
+
+
+def test_no_such_table(namespace: Namespace) -> None:
+    """A table that the kernel cannot have is named in the error."""
+    with namespace:
+        with pytest.raises(InvalidRuleError, match="no table 'fliter'"):
+            nfkeep.transaction("fliter")
+        with pytest.raises(InvalidRuleError, match="no table 'fliter'"):
+            nfkeep.read("fliter")
+
+
+def test_what_the_kernel_refuses_is_not_live(namespace: Namespace) -> None:
+    """A rule that only the kernel finds fault with raises CommitError(applied=False)."""
+    before = saved(namespace)
+    with namespace, pytest.raises(CommitError) as caught, nfkeep.transaction() as tx:
+        tx.append("INPUT", "-j MASQUERADE")  # only in nat
+    assert caught.value.applied is False
+    assert saved(namespace) == before
+
+
+def test_a_chain_named_like_an_extension_wins(namespace: Namespace) -> None:
+    """As with iptables, `-j LOG` goes to the chain LOG where there is one."""
+    with namespace, nfkeep.transaction() as tx:
+        tx.new_chain("LOG")
+        tx.append("INPUT", "-j LOG")
+    assert "-A INPUT -j LOG" in saved(namespace)
+    with namespace, nfkeep.transaction() as tx:
+        tx.delete("INPUT", nfkeep.read("filter").chains["INPUT"].rules[0])
+    assert "-A INPUT -j LOG" not in saved(namespace)
+
+
+def test_waits_for_the_lock_and_gives_up_in_time(namespace: Namespace) -> None:
+    """While somebody holds the xtables lock a transaction waits; past its timeout it raises LockTimeoutError."""
+    with open(os.environ["XTABLES_LOCKFILE"], "a") as holder, namespace:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        with pytest.raises(LockTimeoutError) as caught, nfkeep.transaction(lock_timeout=0.05):
+            pass
+        assert caught.value.path == os.environ["XTABLES_LOCKFILE"]
+        fcntl.flock(holder, fcntl.LOCK_UN)
+        with nfkeep.transaction(lock_timeout=5):
+            pass
+
+
+def test_others_wait_for_our_lock(namespace: Namespace) -> None:
+    """iptables is turned away while a transaction is open, or waits, and then its rule is not lost."""
+    with namespace:
+        with nfkeep.transaction() as tx:
+            tx.append("INPUT", "-s 192.0.2.1 -j DROP")
+            refused = namespace.run("iptables-legacy -w 1 -A INPUT -s 192.0.2.2 -j DROP", check=False)
+            waiting = namespace.popen("iptables-legacy -A INPUT -s 192.0.2.3 -j DROP")
+        assert waiting.wait(10) == 0
+    assert refused.returncode == 4
+    assert saved(namespace)[3:] == ["-A INPUT -s 192.0.2.1/32 -j DROP", "-A INPUT -s 192.0.2.3/32 -j DROP"]
+
+
+@pytest.mark.parametrize("meanwhile", ["-A INPUT -s 192.0.2.9 -j DROP", "-R INPUT 1 -s 192.0.2.9 -j DROP"])
+def test_a_writer_that_ignores_the_lock_is_noticed(namespace: Namespace, tmp_path: Path, meanwhile: str) -> None:
+    """A table changed by such a writer, in size or in content, raises ConflictError and keeps the other's change."""
+    namespace.run("iptables-legacy -A INPUT -s 192.0.2.1 -j DROP")
+    elsewhere = {**os.environ, "XTABLES_LOCKFILE": str(tmp_path / "other.lock")}
+
+    def change() -> None:
+        with nfkeep.transaction() as tx:
+            tx.append("INPUT", "-s 192.0.2.5 -j DROP")
+            namespace.run(f"iptables-legacy {meanwhile}", env=elsewhere)
+
+    with namespace, pytest.raises(ConflictError) as caught:
+        change()
+    assert caught.value.table == "filter"
+    rules = saved(namespace)
+    assert "-A INPUT -s 192.0.2.9/32 -j DROP" in rules
+    assert "-A INPUT -s 192.0.2.5/32 -j DROP" not in rules
+
+
+def test_a_failure_between_the_two_calls_says_that_the_rules_are_live(namespace: Namespace) -> None:
+    """libiptc replaces the table and then adds the counters: if only the second fails, applied is True."""
+    namespace.run("iptables-legacy -A INPUT -s 192.0.2.1 -c 7 70 -j DROP")
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        try:
+            namespace.enter()
+            forbid_adding_counters()
+            try:
+                with nfkeep.transaction() as tx:
+                    tx.append("INPUT", "-s 192.0.2.2 -j DROP")
+                said = "no error"
+            except CommitError as error:
+                said = f"{error.applied} {error}"
+            os.write(writer, said.encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        text = said.read()
+    assert text.startswith("True the new rules of table filter are live")
+    assert "-A INPUT -s 192.0.2.2/32 -j DROP" in saved(namespace)
+
+
+def forbid_adding_counters() -> None:
+    """From here on setsockopt(IPT_SO_SET_ADD_COUNTERS) gives ENOMEM in this process, by a seccomp filter."""
+    load, jump_equal, give = 0x20, 0x15, 0x06
+    program = [
+        (load, 0, 0, 0),  # the system call's number
+        (jump_equal, 0, 5, 54),  # setsockopt on x86-64
+        (load, 0, 0, 24),  # its level
+        (jump_equal, 0, 3, 0),  # IPPROTO_IP
+        (load, 0, 0, 32),  # its option
+        (jump_equal, 0, 1, 65),  # IPT_SO_SET_ADD_COUNTERS
+        (give, 0, 0, 0x00050000 | 12),  # SECCOMP_RET_ERRNO, ENOMEM
+        (give, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
+    ]
+    code = b"".join(struct.pack("=HBBI", *each) for each in program)
+    buffer = ctypes.create_string_buffer(code)
+    filters = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer)))
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
+    assert libc.prctl(22, 2, filters) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
+
+
+def test_a_plain_user_is_told_what_is_needed(namespace: Namespace) -> None:
+    """Without rights both reading and changing raise PermissionDeniedError, which names the capability."""
+    said = as_nobody(namespace, ["read", "transaction"])
+    assert said == ["PermissionDeniedError CAP_NET_ADMIN"] * 2
+
+
+def as_nobody(namespace: Namespace, calls: list[str]) -> list[str]:
+    reader, writer = os.pipe()
+    _ = nfkeep.transaction, nfkeep.read  # loaded while the files can still be read
+    child = os.fork()
+    if not child:
+        try:
+            namespace.enter()
+            os.setgroups([])
+            os.setgid(65534)
+            os.setuid(65534)
+            lines = []
+            for call in calls:
+                try:
+                    if call == "read":
+                        nfkeep.read("filter")
+                    else:
+                        with nfkeep.transaction():
+                            pass
+                    lines.append("no error")
+                except PermissionDeniedError as error:
+                    lines.append(f"PermissionDeniedError {'CAP_NET_ADMIN' if 'CAP_NET_ADMIN' in str(error) else ''}")
+            os.write(writer, "\n".join(lines).encode())
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    os.close(writer)
+    with os.fdopen(reader) as said:
+        return said.read().splitlines()
+
+
+def test_unknown_extensions_keep_their_bytes(namespace: Namespace, tmp_path: Path) -> None:
+    """A rule whose extension nobody here can decode goes through a change byte for byte, and still prints."""
+    namespace.run("iptables-legacy -t mangle -A PREROUTING -p tcp -m ttl --ttl-lt 5 -j TTL --ttl-inc 1")
+    code = (
+        "import nfkeep\n"
+        "before = nfkeep.read('mangle').chains['PREROUTING'].rules[0]\n"
+        "print(str(before))\n"
+        "with nfkeep.transaction('mangle') as tx:\n"
+        "    tx.delete('PREROUTING', before)\n"
+        "    tx.append('PREROUTING', before)\n"
+        "assert nfkeep.read('mangle').chains['PREROUTING'].rules == (before,)\n"
+    )
+    # libxtables looks for extensions where XTABLES_LIBDIR says: in an empty folder none is known.
+    done = subprocess.run(
+        [*_python(), code], capture_output=True, text=True, check=False,
+        env={**os.environ, "XTABLES_LIBDIR": str(tmp_path)},
+        preexec_fn=lambda: namespace.enter() and None,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "unsupported" in done.stdout
+    assert namespace.run("iptables-legacy -t mangle -S PREROUTING").stdout.splitlines()[1:] == [
+        "-A PREROUTING -p tcp -m ttl --ttl-lt 5 -j TTL --ttl-inc 1"
+    ]
+
+
+def _python() -> list[str]:
+    import sys
+
+    return [sys.executable, "-c"]
