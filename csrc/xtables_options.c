@@ -111,7 +111,7 @@ static void take_jump(struct nfk_rule *rule, const char *name)
 
     check_name(name, "target");
     rule->jump = name;
-    target = strchr(name, '/') ? NULL : xtables_find_target(name, XTF_TRY_LOAD);
+    target = nfk_find_target(rule->family, name);
     if (!target)
         return; /* a chain, or nothing: the table will tell */
     rule->target = target;
@@ -152,7 +152,8 @@ static void take_interface(const char *name, char *into, unsigned char *mask)
 {
     if (!*name)
         nfk_fail(PARAMETER_PROBLEM, "Empty interface is likely to be undesired");
-    xtables_parse_interface(name, into, mask);
+    if (strcmp(name, "+") != 0) /* any: the same as not asking */
+        xtables_parse_interface(name, into, mask);
 }
 
 static void take_counters(struct nfk_rule *rule, int argc, char **argv)

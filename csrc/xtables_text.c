@@ -53,6 +53,17 @@ static int kernel_has_revision(const char *name, uint8_t revision, int option)
     return result >= 0 || error != EPROTONOSUPPORT;
 }
 
+void nfk_attempt_target(const char *name)
+{
+    jmp_buf outer;
+
+    memcpy(&outer, &guard, sizeof(outer));
+    if (!setjmp(guard))
+        xtables_find_target(name, XTF_LOAD_MUST_SUCCEED);
+    memcpy(&guard, &outer, sizeof(outer));
+    guarded->failed = 0;
+}
+
 static struct xtables_globals globals = {
     .program_name = "nfkeep",
     .program_version = XTABLES_VERSION,
@@ -305,7 +316,7 @@ static void print_match(const void *head, const struct xt_entry_match *data)
     }
 }
 
-static void print_target(const void *head, const struct xt_entry_target *data, bool go_to)
+static void print_target(int family, const void *head, const struct xt_entry_target *data, bool go_to)
 {
     const char *name = data->u.user.name;
     int revision = data->u.user.revision;
@@ -316,8 +327,7 @@ static void print_target(const void *head, const struct xt_entry_target *data, b
             printf(" -%c %s", go_to ? 'g' : 'j', name);
         return;
     }
-    if (!strchr(name, '/'))
-        target = xtables_find_target(name, XTF_TRY_LOAD);
+    target = nfk_find_target(family, name);
     if (target)
         exact = xtables_find_target_revision(name, XTF_TRY_LOAD, target, revision);
     if (exact) {
@@ -368,7 +378,7 @@ static void format_work(void *context)
         print_match(head, match);
         at += match->u.match_size;
     }
-    print_target(head, nfk_target(family, entry), flags & (family == AF_INET6 ? IP6T_F_GOTO : IPT_F_GOTO));
+    print_target(family, head, nfk_target(family, entry), flags & (family == AF_INET6 ? IP6T_F_GOTO : IPT_F_GOTO));
 }
 
 /* Whether the lengths inside an entry stay inside it, so that printing cannot read past its end. */
@@ -405,13 +415,23 @@ void nfk_rule_format(int family, const void *entry, size_t length, struct nfk_te
     guard_run(family, out, format_work, &format);
 }
 
+struct wanted {
+    int family;
+    const char *name;
+};
+
 static void target_work(void *context)
 {
-    xtables_find_target(context, XTF_LOAD_MUST_SUCCEED);
+    const struct wanted *wanted = context;
+
+    if (!nfk_find_target(wanted->family, wanted->name))
+        nfk_fail(PARAMETER_PROBLEM, "Couldn't load target `%s':No such file or directory", wanted->name);
 }
 
 void nfk_target_known(int family, const char *name, struct nfk_text *out)
 {
-    guard_run(family, out, target_work, (void *)name);
+    struct wanted wanted = {family, name};
+
+    guard_run(family, out, target_work, &wanted);
     nfk_text_free(out);
 }

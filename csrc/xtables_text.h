@@ -25,6 +25,11 @@ struct nfk_rule {
 /* Reports through the guard and does not return. */
 __attribute__((noreturn, format(printf, 2, 3))) void nfk_fail(enum xtables_exittype status, const char *format, ...);
 
+/* The extension behind a target's name in a family, NULL if there is none (then it may be a chain's name). */
+struct xtables_target *nfk_find_target(int family, const char *name);
+/* Has libxtables look for a target again; that it is not there is no error. */
+void nfk_attempt_target(const char *name);
+
 void nfk_rule_options(struct nfk_rule *rule, int argc, char **argv);
 void nfk_rule_release(struct nfk_rule *rule);
 

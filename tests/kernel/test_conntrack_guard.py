@@ -222,6 +222,46 @@ def test_the_devices_are_gone_after_close(host: Namespace) -> None:
         assert "nfkeep" not in host.run("ip -brief link").stdout
 
 
+def test_an_interface_that_sys_does_not_show_is_not_called_synchronous(host: Namespace) -> None:
+    """Here /sys is the host's: an eth0 of the host must not speak for ours."""
+    with host, Injector() as injector:
+        assert not injector.synchronous(socket.if_nametoindex("eth0"))
+
+
+SYNCHRONOUS = """
+import socket
+from pathlib import Path
+from nfkeep.conntrack import Injector
+index = socket.if_nametoindex("one")
+print(Injector().synchronous(index))
+Path("/sys/class/net/one/queues/rx-0/rps_cpus").write_text("1")
+print(Injector().synchronous(index))
+"""
+
+
+def test_packet_steering_is_seen() -> None:
+    """With /sys of the namespace itself: synchronous until RPS is switched on."""
+    script = 'mount -t sysfs none /sys && ip link add one type veth peer name two && exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "--mount", "--net", "sh", "-c", script, sys.executable, SYNCHRONOUS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.split() == ["True", "False"]
+
+
+def test_a_hook_without_a_nonce_is_refused(host: Namespace) -> None:
+    """Nobody could drop the packets there; nothing is touched."""
+    fill(host, 3)
+    with host, Conntrack() as conntrack, Injector() as injector, conntrack.select(Family.IPV4, [SELECTOR]) as flows:
+        assert flows.hooks == {Hook.INPUT}
+        with pytest.raises(ValueError):
+            prime(conntrack, flows, injector, recreate=True, nonces={Hook.FORWARD: 5})
+    assert states(host) == (3, 3)
+
+
 def test_without_dev_net_tun() -> None:
     """UnsupportedError says which file is missing."""
     code = (

@@ -1,0 +1,90 @@
+"""`nfkeep demo` shows the loss and that nfkeep prevents it, says so honestly where it does not, and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import attrs
+import pytest
+
+from nfkeep.cli.demo import Comparison, judge
+from nfkeep.cli.incident import SHAPES, Replay
+
+pytestmark = pytest.mark.kernel
+
+DEMO = [sys.executable, "-m", "nfkeep.cli", "demo"]
+
+
+def test_shows_it() -> None:
+    """Every shape: plain iptables lets ten more in, nfkeep none, all old ones live, three replace three; status 0."""
+    done = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    seen = json.loads(done.stdout)
+    assert [shape["name"] for shape in seen["shapes"]] == [shape.name for shape in SHAPES]
+    for shape in seen["shapes"]:
+        gate_seconds = shape["nfkeep"].pop("gate_seconds")
+        assert 0 < gate_seconds < 5
+        assert shape["nfkeep"] == {"let_in": 10, "more": 0, "alive": 10, "after_closing": 3}, shape["name"]
+        assert shape["plain"]["let_in"] == shape["plain"]["more"] == 10, shape["name"]
+    assert seen["good"] is True
+    assert done.returncode == 0
+
+
+def test_prints_a_table() -> None:
+    """Without --json: the problem in two lines, a table no wider than a terminal, and a closing line."""
+    done = subprocess.run(DEMO, capture_output=True, text=True, check=False)
+    problem, table, closing = done.stdout.partition("\n\n")[0], done.stdout, done.stdout.splitlines()[-1]
+    assert len(problem.splitlines()) == 2
+    assert "plain iptables" in table
+    assert max(map(len, table.splitlines()[:-1])) <= 80
+    assert closing == "Plain iptables let in 20 where 10 are allowed; nfkeep kept every count and every connection."
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("seconds", [0.3, 0.8, 1.6], ids=str)
+def test_ctrl_c(seconds: float) -> None:
+    """Ctrl-C ends it with status 130, without a traceback, and nothing stays: no process, namespace, file or device."""
+    before = leftovers()
+    with subprocess.Popen(DEMO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(seconds)
+        process.send_signal(signal.SIGINT)
+        assert process.communicate(timeout=30)[1].strip() == ""
+    assert process.returncode == 130
+    assert leftovers() <= before
+
+
+def leftovers() -> set[str]:
+    """What a command might leave: files for the time being, devices, and processes that are nfkeep's."""
+    files = {name for name in os.listdir(tempfile.gettempdir()) if "nfkeep" in name or "xtables" in name}
+    names = {path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm") if path.exists()}
+    return files | {name for name in names if "nfkeep" in name} | set(os.listdir("/sys/class/net"))
+
+
+KEPT = Replay(let_in=10, more=0, alive=10, after_closing=3, gate_seconds=0.02)
+LOST = Replay(let_in=10, more=10, alive=10, after_closing=0, gate_seconds=None)
+VERDICTS = {
+    "as it should be": (LOST, KEPT, True, "kept every count"),
+    "nfkeep let one in": (LOST, attrs.evolve(KEPT, more=1), False, "nfkeep did not keep the limit"),
+    "nfkeep killed one": (LOST, attrs.evolve(KEPT, alive=9), False, "nfkeep did not keep the limit"),
+    "nfkeep counts too many": (LOST, attrs.evolve(KEPT, after_closing=2), False, "nfkeep did not keep the limit"),
+    "this kernel keeps counts": (attrs.evolve(KEPT, gate_seconds=None), KEPT, False, "keeps the counts by itself"),
+    "the limit never worked": (attrs.evolve(LOST, let_in=14), KEPT, False, "this shows nothing"),
+    "plain iptables is odd": (attrs.evolve(LOST, more=0), KEPT, False, "this shows nothing"),
+}
+
+
+@pytest.mark.parametrize(("plain", "kept", "good", "said"), VERDICTS.values(), ids=VERDICTS)
+def test_verdict(plain: Replay, kept: Replay, good: bool, said: str) -> None:
+    """The verdict is good only if plain iptables lost the counts and nfkeep kept everything."""
+    usual = [Comparison(shape, LOST, KEPT) for shape in SHAPES[1:]]
+    others = usual if not plain.kept else [attrs.evolve(each, plain=plain) for each in usual]
+    verdict = judge([Comparison(SHAPES[0], plain, kept), *others])
+    assert verdict[0] is good
+    assert said in verdict[1]

@@ -1,0 +1,164 @@
+"""Rule text into bytes and back, for every extension that the installed iptables has."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from corpus import Line, extension_lines, needs_corpus
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nfkeep import Family, InvalidRuleError, Rule
+from nfkeep.xtables.text import split
+
+SPLITS = {
+    "words": ("-s  1.2.3.4\t-j DROP", ["-s", "1.2.3.4", "-j", "DROP"]),
+    "double quotes": ('--comment "a b"', ["--comment", "a b"]),
+    "single quotes": ("--comment 'a \" b'", ["--comment", 'a " b']),
+    "escapes as iptables-save writes them": (r'--comment "a\"b\\c\'d"', ["--comment", "a\"b\\c'd"]),
+    "a backslash elsewhere": (r"--hex \x", ["--hex", r"\x"]),
+    "empty": ('--log-prefix ""', ["--log-prefix", ""]),
+    "glued": ('a"b c"d', ["ab cd"]),
+    "nothing": ("  ", []),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), SPLITS.values(), ids=SPLITS)
+def test_splitting(text: str, words: list[str]) -> None:
+    """Quotes group as iptables-save and a shell use them."""
+    assert split(text) == words
+
+
+PRINTED = {
+    "a source": ("-s 203.0.113.9 -j DROP", "-s 203.0.113.9/32 -j DROP"),
+    "an implied match": ("-p tcp --dport ssh -j ACCEPT", "-p tcp -m tcp --dport 22 -j ACCEPT"),
+    "a number for a protocol": ("-p 6 --dport 22", "-p tcp -m tcp --dport 22"),
+    "negations": ("! -s 10.0.0.0/8 ! -i eth+ ! -p udp ! -f", "! -s 10.0.0.0/8 ! -i eth+ ! -p udp ! -f"),
+    "a mask with holes": ("-s 10.0.7.0/255.0.255.0", "-s 10.0.7.0/255.0.255.0"),
+    "any interface": ("-i + -o eth0", "-o eth0"),
+    "a jump": ("-j f2b-sshd", "-j f2b-sshd"),
+    "a chain named as no file may be": ("-j ../x", "-j ../x"),
+    "a goto": ("-g f2b-sshd", "-g f2b-sshd"),
+    "no target": ("-p udp", "-p udp"),
+    "the same match twice": (
+        "-p tcp -m multiport --dports 1,2 -m multiport --sports 3",
+        "-p tcp -m multiport --dports 1,2 -m multiport --sports 3"),
+    "an alias": ("-m state --state NEW", "-m state --state NEW"),
+    "quoting": ("-m comment --comment 'it\"s \\ mine'", '-m comment --comment "it\\"s \\\\ mine"'),
+    "counters": ("-c 5 700 -j ACCEPT", "-j ACCEPT"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "printed"), PRINTED.values(), ids=PRINTED)
+def test_printing(text: str, printed: str) -> None:
+    """str(rule) is what iptables-save prints behind the chain's name, and parses into the same rule."""
+    rule = Rule.parse(text)
+    assert str(rule) == printed
+    assert Rule.parse(printed) == rule
+
+
+REFUSED = {
+    "an unknown option": ("--bogus 1", 'unknown option "--bogus"'),
+    "an unknown match": ("-m bogus", "Couldn't load match `bogus'"),
+    "a match that is a path": ("-m ../../x", "Couldn't load match `../../x'"),
+    "a stray word": ("DROP", "Bad argument `DROP'"),
+    "an option twice": ("-s 1.2.3.4 -s 1.2.3.5", "multiple -s flags not allowed"),
+    "two targets": ("-j DROP -j ACCEPT", "multiple -j flags not allowed"),
+    "an interface too long": ("-i abcdefghijklmnop", "must be shorter than IFNAMSIZ"),
+    "a mandatory option left out": ("-m connlimit", "connlimit"),
+    "! at the end": ("-p tcp !", "nothing appropriate following !"),
+    "! twice": ("! ! -p tcp", "multiple consecutive ! not allowed"),
+    "! where it cannot be": ("! -j DROP", "unexpected ! flag before -j"),
+    "going to a verdict": ("-g DROP -m comment", "comment"),
+    "never a protocol": ("! -p all", "rule would never match protocol"),
+    "a name too long": ("-j " + "x" * 40, "Invalid target name"),
+    "counters that are none": ("-c 1 x", "byte counter not numeric"),
+    "NUL": ("-j DR\0OP", "NUL"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), REFUSED.values(), ids=REFUSED)
+def test_refusing(text: str, words: str) -> None:
+    """What is no rule raises InvalidRuleError with the extension's own words and the text."""
+    with pytest.raises(InvalidRuleError) as caught:
+        Rule.parse(text)
+    assert words in caught.value.reason
+    assert caught.value.rule is not None
+
+
+def test_both_families_in_one_process() -> None:
+    """Targets that libxtables keeps apart by family can be had in both, in either order, again and again."""
+    for target in (
+        "DSCP --set-dscp 0x2e",
+        "TEE --gateway {}",
+        "LOG",
+        "REJECT",
+        "HMARK --hmark-tuple src --hmark-mod 2 --hmark-rnd 4",
+    ):
+        for family in (Family.IPV4, Family.IPV6, Family.IPV4, Family.IPV6):
+            gateway = "192.0.2.1" if family is Family.IPV4 else "fd00::1"
+            assert str(Rule.parse(f"-j {target}".format(gateway), family)).startswith(f"-j {target.split()[0]}")
+
+
+def test_no_bad_rule_ends_the_process() -> None:
+    """A process that is fed ten thousand bad rules lives on, says nothing, and then parses a good one."""
+    code = (
+        "from nfkeep import InvalidRuleError, Rule\n"
+        "bad = ['-m bogus', '--x', '-p tcp --dport', '-m connlimit', '-m rateest', '-j LOG --log-level x', '-s x/y']\n"
+        "for i in range(10000):\n"
+        "    try:\n"
+        "        Rule.parse(bad[i % len(bad)])\n"
+        "    except InvalidRuleError:\n"
+        "        pass\n"
+        "print(Rule.parse('-j DROP'))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "-j DROP\n", "")
+
+
+WORDS = st.lists(
+    st.one_of(
+        st.sampled_from(
+            ["-p", "tcp", "-m", "multiport", "--dports", "!", "-j", "DROP", "connlimit", "-s", "-g", "--set"]
+        ),
+        st.text(min_size=1, max_size=12),
+    ),
+    max_size=8,
+)
+
+
+@given(WORDS)
+def test_any_words_are_a_rule_or_a_clear_error(words: list[str]) -> None:
+    """Whatever the text, it parses or raises InvalidRuleError; what parses prints and parses again into the same."""
+    text = " ".join(words)
+    try:
+        rule = Rule.parse(text)
+    except InvalidRuleError:
+        return
+    assert Rule.parse(str(rule)) == rule
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_print_or_are_refused(entry: bytes) -> None:
+    """Bytes that are no rule raise InvalidRuleError instead of being read past their end."""
+    with pytest.raises(InvalidRuleError, match="are not a rule"):
+        str(Rule(Family.IPV4, entry))
+
+
+@needs_corpus
+def test_every_valid_line_of_the_corpus_prints_as_expected() -> None:
+    """The rules of iptables' own extension tests, as they say that they print; IPv6 where the extension is for it."""
+    lines = [line for line in extension_lines() if line.valid]
+    assert len(lines) > 400
+    assert [fault for line in lines if (fault := wrong(line))] == []
+
+
+def wrong(line: Line) -> str | None:
+    family = line.families[0]
+    try:
+        printed = str(Rule.parse(line.rule, family))
+    except InvalidRuleError as error:
+        return f"{line.file}: {line.rule}: {error}"
+    return None if printed == line.printed.strip() else f"{line.file}: {line.rule}: {printed}"
