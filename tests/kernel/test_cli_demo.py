@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -16,15 +16,22 @@ import pytest
 
 from nfkeep.cli.demo import Comparison, judge
 from nfkeep.cli.incident import SHAPES, Replay
+from nfkeep.testing import wait_until
 
 pytestmark = pytest.mark.kernel
 
-DEMO = [sys.executable, "-m", "nfkeep.cli", "demo"]
+
+@pytest.fixture
+def demo(tmp_path: Path) -> list[str]:
+    """The command. A script and not `python -m`, which would prefer a checkout in the current directory."""
+    script = tmp_path / "command.py"
+    script.write_text("import sys\nfrom nfkeep.cli import main\nsys.exit(main())\n")
+    return [sys.executable, str(script), "demo"]
 
 
-def test_shows_it() -> None:
+def test_shows_it(demo: list[str]) -> None:
     """Every shape: plain iptables lets ten more in, nfkeep none, all old ones live, three replace three; status 0."""
-    done = subprocess.run([*DEMO, "--json"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*demo, "--json"], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     seen = json.loads(done.stdout)
     assert [shape["name"] for shape in seen["shapes"]] == [shape.name for shape in SHAPES]
@@ -37,9 +44,9 @@ def test_shows_it() -> None:
     assert done.returncode == 0
 
 
-def test_prints_a_table() -> None:
+def test_prints_a_table(demo: list[str]) -> None:
     """Without --json: the problem in two lines, a table no wider than a terminal, and a closing line."""
-    done = subprocess.run(DEMO, capture_output=True, text=True, check=False)
+    done = subprocess.run(demo, capture_output=True, text=True, check=False)
     problem, table, closing = done.stdout.partition("\n\n")[0], done.stdout, done.stdout.splitlines()[-1]
     assert len(problem.splitlines()) == 2
     assert "plain iptables" in table
@@ -49,22 +56,32 @@ def test_prints_a_table() -> None:
 
 
 @pytest.mark.parametrize("seconds", [0.3, 0.8, 1.6], ids=str)
-def test_ctrl_c(seconds: float) -> None:
-    """Ctrl-C ends it with status 130, without a traceback, and nothing stays: no process, namespace, file or device."""
-    before = leftovers()
-    with subprocess.Popen(DEMO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+def test_ctrl_c(seconds: float, demo: list[str], tmp_path: Path) -> None:
+    """Ctrl-C ends it with status 130, without a traceback, and nothing stays: no process, file or device."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    devices = os.listdir("/sys/class/net")
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(
+        demo, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=30)[1].strip() == ""
     assert process.returncode == 130
-    assert leftovers() <= before
+    assert list(temporary.iterdir()) == []
+    assert os.listdir("/sys/class/net") == devices
+    assert wait_until(lambda: not processes_with(f"TMPDIR={temporary}"))
 
 
-def leftovers() -> set[str]:
-    """What a command might leave: files for the time being, devices, and processes that are nfkeep's."""
-    files = {name for name in os.listdir(tempfile.gettempdir()) if "nfkeep" in name or "xtables" in name}
-    names = {path.read_text().strip() for path in Path("/proc").glob("[0-9]*/comm") if path.exists()}
-    return files | {name for name in names if "nfkeep" in name} | set(os.listdir("/sys/class/net"))
+def processes_with(variable: str) -> list[str]:
+    """The processes that have a variable in their environment: those that a command of ours has started."""
+    found = []
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it has ended
+            if variable.encode() in environ.read_bytes().split(b"\0"):
+                found.append((environ.parent / "comm").read_text().strip())
+    return found
 
 
 KEPT = Replay(let_in=10, more=0, alive=10, after_closing=3, gate_seconds=0.02)

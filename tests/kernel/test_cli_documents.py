@@ -93,7 +93,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         script.parent.mkdir(exist_ok=True)
         script.write_text(f"#!{sys.executable}\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
         script.chmod(0o755)
-    return {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}", "PYTHONPATH": ":".join(sys.path)}
+    return {**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"}
 
 
 @pytest.mark.parametrize("block", PYTHON, ids=str)
@@ -137,7 +137,6 @@ def test_files(page: Path, tmp_path: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONPATH": ":".join(sys.path)},
     )
     assert done.returncode == 0, done.stdout + done.stderr
 

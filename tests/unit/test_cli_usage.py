@@ -17,6 +17,7 @@ from nfkeep.cli import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 HELP = {
     "nfkeep": (cli.main, ["--help"], "connection limits"),
@@ -96,14 +97,21 @@ def test_without_the_extra(
     assert err.count("\n") == 1
 
 
-def test_importing_the_entry_points_costs_nothing() -> None:
+def test_as_a_module(tmp_path: Path) -> None:
+    """`python -m nfkeep.cli` is the command."""
+    command = [sys.executable, "-m", "nfkeep.cli", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == f"nfkeep {nfkeep.__version__}\n"
+
+
+def test_importing_the_entry_points_costs_nothing(tmp_path: Path) -> None:
     """`nfkeep.cli` and `nfkeep.cli.migrate` load neither click nor rich nor compiled parts."""
     code = (
         "import sys, nfkeep.cli, nfkeep.cli.migrate\n"
         "heavy = {'click', 'rich', 'nfkeep.xtables', 'nfkeep.conntrack', 'nftables'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stdout == "[]\n"
 
 
