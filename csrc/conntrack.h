@@ -78,6 +78,7 @@ struct nfk_flows {
     uint8_t family;
     struct channel ctnetlink;
 };
+int farthest_hook(unsigned hooks, bool from_here);
 bool flow_entry(const struct nfk_flows *flows, const struct flow *flow, struct entry *entry);
 
 /* conntrack_netlink.c */

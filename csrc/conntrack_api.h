@@ -36,6 +36,7 @@ nfk_flows *nfk_select(int ctnetlink, int rtnetlink, const nfk_filter *filter, nf
 size_t nfk_flows_count(const nfk_flows *flows);
 size_t nfk_flows_interfaces(const nfk_flows *flows, int32_t *out, size_t room);  /* how many there are */
 int nfk_flows_local(const nfk_flows *flows);    /* whether a sender is this host itself */
+unsigned nfk_flows_hooks(const nfk_flows *flows);    /* bits: the hooks whose nonces packets will carry */
 unsigned nfk_flows_passages(const nfk_flows *flows, size_t index);  /* bit direction * 5 + hook */
 void nfk_flows_free(nfk_flows *flows);
 
@@ -44,21 +45,29 @@ int nfk_netlink_open(int protocol);             /* a bound socket with large buf
 /* Where opening packets enter: a TAP per remote interface, raw sockets for flows that start on this host. */
 typedef struct { int32_t ifindex; int fd; uint8_t mac[6]; } nfk_tap;
 int nfk_tap_open(char name[16], uint8_t mac[6]);
+int nfk_sysfs_open(void);                       /* the sysfs of the calling thread's network namespace: a directory */
 
 typedef struct {
-    uint64_t primed, recreated, vanished, unsent;
+    uint64_t primed, recreated, vanished, unsent, uncertain;
     uint64_t packets[5];                        /* by the hook whose nonce they carry */
     uint32_t failed[4096];                      /* flows by errno */
     int32_t send_error;                         /* errno of the last packet that could not be sent */
 } nfk_primed;
 
 typedef struct nfk_primer nfk_primer;
-/* `rejects`: some rule may answer an opening packet with a reset, which closes the entry (nf_ct_set_closing). */
-nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, size_t batch, const uint32_t nonces[5],
-                            const nfk_tap *taps, size_t n_taps, int raw, int *error);
-/* One batch: begin rebuilds the flows and sends their packets, finish makes them whole. 1: done, 0: none was left. */
-int nfk_primer_begin(nfk_primer *primer, int kill_self);
+/* `rejects`: some rule may answer an opening packet with a reset, which closes the entry (nf_ct_set_closing).
+ * `rounds`: how often a flow has its turn again if real packets may have come before its opening packet. */
+nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, int rounds, size_t batch,
+                            const uint32_t nonces[5], const nfk_tap *taps, size_t n_taps, int raw, int *error);
+/* One batch: begin rebuilds its flows and sends their opening packets, reply sends the packets in the direction of
+ * replies (where rules count those), finish makes the flows whole. The caller may wait before reply and finish. From
+ * begin and reply 1: packets were sent, 0: there was nothing to do. `between`, or NULL, is called when entries are
+ * rebuilt and no packet is sent yet: for tests. */
+int nfk_primer_begin(nfk_primer *primer, void (*between)(void));
+int nfk_primer_reply(nfk_primer *primer);
 int nfk_primer_finish(nfk_primer *primer);
+/* All three in one call, for packets that have passed the rules when sending them returns. */
+int nfk_primer_batch(nfk_primer *primer, void (*between)(void));
 const nfk_primed *nfk_primer_result(const nfk_primer *primer);
 int nfk_primer_guardian(const nfk_primer *primer);  /* its process id, 0 without one */
 void nfk_primer_close(nfk_primer *primer);

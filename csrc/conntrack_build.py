@@ -14,6 +14,7 @@ ffi.set_source(
     '#include "conntrack.h"',
     sources=[f"csrc/conntrack_{part}.c" for part in PARTS],
     include_dirs=["csrc"],
+    depends=[f"csrc/{name}" for name in ("conntrack.h", "conntrack_api.h", "conntrack_prime.h")],
     extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra"],
 )
 

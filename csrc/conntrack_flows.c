@@ -27,6 +27,30 @@ int nfk_flows_local(const nfk_flows *flows)
     return 0;
 }
 
+/* One packet per direction is enough: on its way to the farthest hook it passes all the others. */
+int farthest_hook(unsigned hooks, bool from_here)
+{
+    static const int8_t order[2][NFK_HOOKS] = {
+        {NFK_POSTROUTING, NFK_FORWARD, NFK_INPUT, NFK_PREROUTING, NFK_OUTPUT},
+        {NFK_INPUT, NFK_PREROUTING, NFK_POSTROUTING, NFK_OUTPUT, NFK_FORWARD}};
+    for (int i = 0; i < NFK_HOOKS; i++)
+        if (hooks >> order[from_here][i] & 1)
+            return order[from_here][i];
+    return -1;
+}
+
+unsigned nfk_flows_hooks(const nfk_flows *flows)
+{
+    unsigned hooks = 0;
+    for (size_t i = 0; i < flows->count; i++)
+        for (int d = 0; d < 2; d++) {
+            const struct flow *flow = &flows->flows[i];
+            int hook = farthest_hook(flow->passages >> (d * NFK_HOOKS), sender(flow, d) == NFK_LOCAL);
+            hooks |= hook < 0 ? 0 : 1u << hook;
+        }
+    return hooks;
+}
+
 size_t nfk_flows_interfaces(const nfk_flows *flows, int32_t *out, size_t room)
 {
     size_t count = 0;

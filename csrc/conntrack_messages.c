@@ -195,7 +195,8 @@ void message_update(struct buffer *out, uint32_t sequence, uint8_t family, const
     if (what & (UPDATE_STATE | UPDATE_LIBERAL))
         put_tcp(out, entry, !(what & UPDATE_STATE));
     if (what & UPDATE_MARKS) {
-        put_same(out, entry, CTA_MARK, 0);
+        /* Some kernels leave a mark of zero out of their answers; those without marks take no notice. */
+        put_be32(out, CTA_MARK, attribute_be32(entry->attributes[CTA_MARK], 0));
         put_same(out, entry, CTA_LABELS, 0);
     }
     message_close(out, at);

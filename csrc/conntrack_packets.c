@@ -5,7 +5,9 @@
 #include <net/if.h>
 #include <netinet/in.h>
 #include <linux/if_tun.h>
+#include <linux/mount.h>
 #include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -153,4 +155,17 @@ failed:;
     int error = -errno;
     close(fd);
     return error;
+}
+
+/* A mount that has no place in the tree and ends with its descriptor. -errno (ENOSYS before Linux 5.2). */
+int nfk_sysfs_open(void)
+{
+    int context = (int)syscall(SYS_fsopen, "sysfs", FSOPEN_CLOEXEC);
+    if (context < 0)
+        return -errno;
+    int mount = syscall(SYS_fsconfig, context, FSCONFIG_CMD_CREATE, NULL, NULL, 0) ? -1
+                : (int)syscall(SYS_fsmount, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY);
+    int error = -errno;
+    close(context);
+    return mount < 0 ? error : mount;
 }

@@ -5,8 +5,12 @@
 
 enum { OP_GET, OP_DELETE, OP_CREATE, OP_UPDATE, OPERATIONS };
 
+/* A flow that may not have been counted: its turn comes again, by the id that its entry has now. */
+struct again { const struct flow *flow; uint8_t id[4]; };
+
 struct work {
     const struct flow *flow;
+    uint8_t id[4];                      /* of its entry, as far as `again` or the check knows */
     struct entry dumped, fresh;         /* as selected; as it was just before it was taken down */
     size_t fresh_at, fresh_length;      /* of the answer, in nfk_primer.fresh */
     int errors[OPERATIONS];             /* errno of each request */
@@ -16,6 +20,9 @@ struct work {
     bool rejected;                      /* a REJECT of its packet closed the live entry */
     bool gone;                          /* no entry of ours stands: no packet, no update */
     bool vanished;                      /* it was over when its turn came */
+    bool again;                         /* it had its turn before, and was reported then */
+    bool sent, replied;                 /* a packet was sent; also one in the direction of replies */
+    bool late;                          /* real packets may have come before ours: it may not be counted */
 };
 
 struct nfk_primer {
@@ -24,6 +31,8 @@ struct nfk_primer {
     size_t batch, count, position;
     nfk_tap *taps; size_t n_taps;
     int raw, recreate, rejects;
+    struct again *again; size_t again_at, again_count, again_kept, again_room;
+    int round, rounds;                  /* 0: each flow's first turn */
     bool checking;                      /* answers to GET tell what the packets did */
     uint32_t nonces[NFK_HOOKS], sequence;
     struct buffer out, fresh;

@@ -79,8 +79,9 @@ int prime_repair(nfk_primer *p)
         struct work *w = &p->works[i];
         if (w->heavy)
             error = repair_heavy(p, i);
-        if (w->heavy && !w->gone)
-            p->result.recreated++;
+        if (w->again)
+            continue;
+        p->result.recreated += w->heavy && !w->gone;
         p->result.vanished += w->vanished;
     }
     return error;

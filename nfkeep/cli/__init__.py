@@ -32,6 +32,8 @@ def run(name: str, module: str, arguments: Sequence[str] | None = None) -> int:
         import rich  # noqa: F401 (missing here, it is told better than from the depth of a command)
     except ModuleNotFoundError:
         return _fail(name, "the commands need the extra: pip install 'nfkeep[cli]'")
+    except KeyboardInterrupt:
+        return _INTERRUPTED
     try:
         command: click.Command = importlib.import_module(module).command
         status = command.main(None if arguments is None else list(arguments), name, standalone_mode=False)

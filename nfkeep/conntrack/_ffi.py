@@ -17,7 +17,7 @@ from nfkeep.errors import NfkeepError, PermissionDeniedError, UnsupportedError
 from nfkeep.model import Family, Hook
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from nfkeep.conntrack.select import Condition, PortRanges, Selector
 
@@ -81,6 +81,11 @@ class FlowsHandle:
             if count < room:
                 return frozenset(out[0:count])
             room *= 4
+
+    def hooks(self) -> frozenset[Hook]:
+        """The hooks whose nonces opening packets will carry."""
+        bits = lib.nfk_flows_hooks(self.pointer)
+        return frozenset(hook for hook in Hook if bits >> hook & 1)
 
     def has_local_senders(self) -> bool:
         """Whether opening packets have to leave from this host itself."""
@@ -184,6 +189,12 @@ def open_tap() -> tuple[int, str, bytes]:
     return fd, ffi.string(name).decode(), bytes(mac)
 
 
+def open_sysfs() -> int:
+    """The sysfs of the calling thread's network namespace, as a directory; where that is refused, what is at /sys."""
+    fd: int = lib.nfk_sysfs_open()
+    return fd if fd >= 0 else os.open("/sys", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
 def build_packet(
     family: Family, protocol: int, source: bytes, destination: bytes, source_port: int, destination_port: int,
     nonce: int, *, reply: bool = False, acknowledge: int = 1,
@@ -205,6 +216,7 @@ class Result:
     recreated: int
     vanished: int
     unsent: int
+    uncertain: int
     packets: Mapping[Hook, int]
     failed: Mapping[int, int]
     send_error: int
@@ -216,7 +228,8 @@ class PrimerHandle:
     __slots__ = ("_flows", "_pointer")
 
     def __init__(
-        self, flows: FlowsHandle, *, recreate: bool, rejects: bool, batch: int, nonces: Mapping[Hook, int],
+        self, flows: FlowsHandle, *, recreate: bool, rejects: bool, rounds: int, batch: int,
+        nonces: Mapping[Hook, int],
         taps: Sequence[tuple[int, int, bytes]], raw: int,
     ) -> None:  # fmt: skip
         c_taps = ffi.new("nfk_tap[]", max(1, len(taps)))
@@ -225,19 +238,32 @@ class PrimerHandle:
         error = ffi.new("int *")
         self._flows = flows  # the primer points into it
         self._pointer = lib.nfk_primer_open(
-            flows.pointer, recreate, rejects, batch, [nonces.get(hook, 0) for hook in Hook],
+            flows.pointer, recreate, rejects, rounds, batch, [nonces.get(hook, 0) for hook in Hook],
             c_taps, len(taps), raw, error,
         )  # fmt: skip
         if not self._pointer:
             raise fail(error[0], "preparing to rebuild flows")
 
-    def begin(self, *, kill_self: bool = False) -> bool:
-        """Rebuild the next batch and send its packets; False if none was left. `finish` must follow, also an error."""
-        return self._answer(lib.nfk_primer_begin(self._pointer, kill_self))
+    def begin(self, between: Callable[[], None] | None = None) -> bool:
+        """Rebuild the next batch and send its opening packets; False if none was left. `finish` must follow.
+
+        Also after an error. `between`, for tests, is called after the first and before the second.
+        """
+        callback = ffi.NULL if between is None else ffi.callback("void(void)", between)
+        return self._answer(lib.nfk_primer_begin(self._pointer, callback))
+
+    def reply(self) -> bool:
+        """Send the batch's packets in the direction of replies; False if rules count none of these."""
+        return self._answer(lib.nfk_primer_reply(self._pointer))
 
     def finish(self) -> None:
         """Make the batch whole."""
         self._answer(lib.nfk_primer_finish(self._pointer))
+
+    def batch(self, between: Callable[[], None] | None = None) -> bool:
+        """`begin`, `reply` and `finish` without a pause; False if no batch was left."""
+        callback = ffi.NULL if between is None else ffi.callback("void(void)", between)
+        return self._answer(lib.nfk_primer_batch(self._pointer, callback))
 
     @staticmethod
     def _answer(number: int) -> bool:
@@ -253,7 +279,7 @@ class PrimerHandle:
         """What was done so far."""
         primed = lib.nfk_primer_result(self._pointer)
         return Result(
-            primed.primed, primed.recreated, primed.vanished, primed.unsent,
+            primed.primed, primed.recreated, primed.vanished, primed.unsent, primed.uncertain,
             {hook: primed.packets[hook] for hook in Hook},
             {number: count for number, count in enumerate(primed.failed) if count},
             primed.send_error,

@@ -7,6 +7,7 @@ Whatever is received on the TAP is redirected to the ingress of the target (linu
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import socket
 import struct
@@ -21,6 +22,7 @@ _TC_ACT_STOLEN, _TCA_INGRESS_REDIR = 4, 3
 _TC_U32_TERMINAL = 1
 _ETH_P_ALL = 0x0003
 _IFF_UP = 1
+_SIOCGIFHWADDR, _ARPHRD_NONE = 0x8927, 0xFFFE
 
 
 def redirect_to(tap: int, target: int) -> None:
@@ -90,6 +92,14 @@ def _answers(link: socket.socket, count: int) -> list[int]:
     return numbers
 
 
+def _hardware_address(name: str) -> str:
+    """As /sys prints it; the empty string for an interface that has none."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        answer = fcntl.ioctl(control, _SIOCGIFHWADDR, struct.pack("40s", name.encode()))
+    kind: int = struct.unpack_from("=H", answer, 16)[0]
+    return "" if kind == _ARPHRD_NONE else answer[18:24].hex(":")
+
+
 def interface_name(ifindex: int) -> str | None:
     """Its name in the calling thread's namespace, None if there is no such interface."""
     try:
@@ -100,15 +110,26 @@ def interface_name(ifindex: int) -> str | None:
         return None
 
 
-def has_packet_steering(name: str) -> bool | None:
-    """Whether received packets of an interface are handed to other CPUs (RPS); None if /sys does not show it."""
-    queues = f"/sys/class/net/{name}/queues"
+def has_packet_steering(ifindex: int, name: str, sysfs: int) -> bool | None:
+    """Whether received packets of an interface are handed to other CPUs (RPS); None if `sysfs` does not show it.
+
+    A sysfs belongs to the namespace it was mounted in: what has another index or hardware address there is not the
+    interface that is meant.
+    """
+
+    def read(name: str) -> str:
+        with open(name, opener=lambda path, flags: os.open(path, flags, dir_fd=sysfs)) as file:
+            return file.read().strip()
+
+    device = f"class/net/{name}"
     try:
-        masks = [f"{queues}/{queue}/rps_cpus" for queue in os.listdir(queues) if queue.startswith("rx-")]
-        for path in masks:
-            with open(path) as mask:
-                if mask.read().replace(",", "").strip("0 \n"):
-                    return True
+        if int(read(f"{device}/ifindex")) != ifindex or read(f"{device}/address") != _hardware_address(name):
+            return None
+        queues = os.open(f"{device}/queues", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=sysfs)
+        try:
+            names = [queue for queue in os.listdir(queues) if queue.startswith("rx-")]
+        finally:
+            os.close(queues)
+        return any(read(f"{device}/queues/{queue}/rps_cpus").replace(",", "").strip("0") for queue in names)
     except OSError:
         return None
-    return False

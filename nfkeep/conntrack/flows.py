@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from nfkeep.conntrack.select import Selector
-    from nfkeep.model import Family
+    from nfkeep.model import Family, Hook
 
 _NETLINK_NETFILTER = 12  # linux/netlink.h
 
@@ -116,6 +116,11 @@ class Flows:
     def interfaces(self) -> frozenset[int]:
         """The ifindexes on which opening packets of remote senders have to enter."""
         return self._interfaces
+
+    @property
+    def hooks(self) -> frozenset[Hook]:
+        """The hooks whose nonces opening packets will carry, where the caller has to drop them: the farthest ones."""
+        return self.handle.hooks()
 
     @property
     def has_local_senders(self) -> bool:

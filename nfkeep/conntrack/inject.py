@@ -39,11 +39,12 @@ class Injector:
     mirred in the kernel), PermissionDeniedError.
     """
 
-    __slots__ = ("_raw", "_taps")
+    __slots__ = ("_raw", "_sysfs", "_taps")
 
     def __init__(self) -> None:
         self._taps: dict[int, Tap] = {}
         self._raw: dict[Family, socket.socket] = {}
+        self._sysfs = -1
 
     def prepare(self, interfaces: Iterable[int]) -> None:
         """Make what is missing for these ifindexes, about 1 ms each: best before the critical moment.
@@ -53,6 +54,8 @@ class Injector:
         for target in interfaces:
             if target not in self._taps and _rtnetlink.interface_name(target) is not None:
                 self._taps[target] = _open_tap(target)
+        if self._sysfs < 0:
+            self._sysfs = _ffi.open_sysfs()
 
     def raw_socket(self, family: Family) -> int:
         """The descriptor of a raw socket that sends whole IP packets of one family from this host."""
@@ -72,11 +75,15 @@ class Injector:
     def synchronous(self, ifindex: int) -> bool:
         """Whether a packet for this interface has passed the rules when sending it returns.
 
-        False with receive packet steering, False where /sys does not show the interface (so that nobody can tell), and
+        False with receive packet steering, False where sysfs does not show the interface (so that nobody can tell), and
         False for the loopback (0), whose packets are received from a softirq.
         """
         name = _rtnetlink.interface_name(ifindex) if ifindex > 0 else None
-        return name is not None and name != "lo" and _rtnetlink.has_packet_steering(name) is False
+        if name is None or name == "lo":
+            return False
+        if self._sysfs < 0:
+            self._sysfs = _ffi.open_sysfs()
+        return _rtnetlink.has_packet_steering(ifindex, name, self._sysfs) is False
 
     def close(self) -> None:
         """Remove the devices and close the sockets; calling it again does nothing."""
@@ -84,6 +91,9 @@ class Injector:
             os.close(self._taps.popitem()[1].fd)
         while self._raw:
             self._raw.popitem()[1].close()
+        if self._sysfs >= 0:
+            os.close(self._sysfs)
+            self._sysfs = -1
 
     def __enter__(self) -> Self:
         return self

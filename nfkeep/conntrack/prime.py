@@ -29,7 +29,8 @@ class Primed:
     (one packet per direction, for the farthest of its hooks: on its way it passes the others). `recreated`: entries
     deleted and created again. `vanished`: flows that were gone or closed when their turn came, and stay so. `failed`:
     errno → flows that the kernel would not create again, whatever was left out. `unsent`: flows whose packet could not
-    be sent. `seconds`: for all of it, the guardian's life included.
+    be sent. `uncertain`: those of `primed` that may not be counted all the same, as in every turn they had real packets
+    may have come before their opening packet. `seconds`: for all of it, the guardian's life included.
     """
 
     primed: int
@@ -39,6 +40,7 @@ class Primed:
     failed: Mapping[int, int]
     seconds: float
     unsent: int = 0
+    uncertain: int = 0
 
 
 def prime(
@@ -50,8 +52,9 @@ def prime(
     nonces: Mapping[Hook, int],
     batch: int = 128,
     rejects: bool = True,
+    rounds: int = 8,
     settle: Callable[[Mapping[Hook, int]], None] | None = None,
-    _kill_in_batch: int | None = None,
+    _between: Callable[[], None] | None = None,
 ) -> Primed:
     """Send the opening packet of each flow through the rules; with `recreate`, as that of a new connection.
 
@@ -62,46 +65,64 @@ def prime(
     `nfkeep.conntrack.identity`).
 
     `rejects`: a rule on the way may answer an opening packet by `REJECT --reject-with tcp-reset`, which sets the live
-    entry to CLOSE (nf_ct_set_closing()); then each TCP entry is read once more, about 3 µs, and set right. The reset
-    itself must be kept on the host by the caller.
+    entry to CLOSE (nf_ct_set_closing()); then each TCP entry is read once more and set right. The reset itself must be
+    kept on the host by the caller.
 
-    `settle` is called with the packets sent so far, by hook, after each batch of which some packets may still be on
-    their way (see `Injector.synchronous`); it returns when they have arrived. `_kill_in_batch` is for tests.
+    `rounds`: with `recreate`, a reply and an acknowledgement of a live flow may come just between CREATE and its opening
+    packet, which then does not count it. Each entry shows afterwards whether that can have been; if so, the flow has
+    its turn again, up to so many times, in batches of eight flows and in the end of one.
+
+    `settle` is called with the packets sent so far, by hook, whenever some packets may still be on their way (see
+    `Injector.synchronous`); it returns when they have arrived. Without it nobody can tell what came first there, so no
+    flow of such a run has a second turn. `_between`, for tests, is called in each batch before its packets are sent.
 
     `flows` must come from `conntrack`, in the same network namespace, and can be primed once. Raises
     PermissionDeniedError, UnsupportedError, NfkeepError; flows rebuilt until then are whole. ValueError for the wrong
-    `conntrack`, or a closed one.
+    `conntrack` or a closed one, and if one of `flows.hooks` has no nonce.
     """
     if flows.conntrack is not conntrack or conntrack.closed or flows.handle.closed:
         raise ValueError("flows can only be primed while they and the Conntrack that selected them are open")
+    if unmarked := flows.hooks - nonces.keys():
+        raise ValueError(f"without a nonce for {sorted(unmarked)} nobody could drop the packets that go there")
     started = time.monotonic()
     injector.prepare(flows.interfaces)
     local = flows.has_local_senders
-    patient = settle is not None and (local or not all(map(injector.synchronous, flows.interfaces)))
+    queued = local or not all(map(injector.synchronous, flows.interfaces))
     primer = _ffi.PrimerHandle(
         flows.handle,
         recreate=recreate,
         rejects=rejects,
+        rounds=0 if queued and settle is None else rounds,
         batch=batch,
         nonces=nonces,
         taps=[(tap.target, tap.fd, tap.mac) for tap in injector.taps],
         raw=injector.raw_socket(flows.family) if local else -1,
     )
     try:
-        number = 0
         more = len(flows) > 0
         while more:
-            try:
-                more = primer.begin(kill_self=number == _kill_in_batch)
-                if more and patient and settle is not None:
-                    settle(primer.result().packets)
-            finally:
-                primer.finish()
-            number += 1
+            if queued and settle is not None:
+                more = _batch_with_pauses(primer, settle, _between)
+            else:
+                more = primer.batch(_between)
         result = primer.result()
     finally:
         primer.close()  # the guardian completes what an error left
     return Primed(
         result.primed, result.packets, result.recreated, result.vanished, result.failed,
-        time.monotonic() - started, result.unsent,
+        time.monotonic() - started, result.unsent, result.uncertain,
     )  # fmt: skip
+
+
+def _batch_with_pauses(
+    primer: _ffi.PrimerHandle, settle: Callable[[Mapping[Hook, int]], None], between: Callable[[], None] | None
+) -> bool:
+    try:
+        more = primer.begin(between)
+        if more:
+            settle(primer.result().packets)
+        if primer.reply():
+            settle(primer.result().packets)
+    finally:
+        primer.finish()
+    return more

@@ -98,13 +98,19 @@ def test_thousands_of_flows_each_counted_once(host: Namespace) -> None:
 
 
 KILLED = """
-import sys
+import os, signal, sys
 from nfkeep.conntrack import *
 from nfkeep.model import Family, Hook
 port = Condition(protocol=6, destination_ports=((873, 873),))
 limited = [Selector(Hook.INPUT, (port,))]
+batches = int(sys.argv[1])
+def between():
+    global batches
+    if not batches:
+        os.kill(os.getpid(), signal.SIGKILL)
+    batches -= 1
 with Conntrack() as conntrack, Injector() as injector, conntrack.select(Family.IPV4, limited) as flows:
-    prime(conntrack, flows, injector, recreate=True, nonces={Hook.INPUT: 7}, batch=64, _kill_in_batch=int(sys.argv[1]))
+    prime(conntrack, flows, injector, recreate=True, nonces={Hook.INPUT: 7}, batch=64, _between=between)
 """
 
 
@@ -130,7 +136,7 @@ def test_the_guardian_ends_with_the_run(host: Namespace) -> None:
     """No child, no zombie; and while it lives it holds neither stdin nor stdout nor stderr."""
     fill(host, 3)
     with host, Conntrack() as conntrack, conntrack.select(Family.IPV4, [SELECTOR]) as flows:
-        primer = PrimerHandle(flows.handle, recreate=True, rejects=True, batch=2, nonces={}, taps=[], raw=-1)
+        primer = PrimerHandle(flows.handle, recreate=True, rejects=True, rounds=0, batch=2, nonces={}, taps=[], raw=-1)
         guardian = primer.guardian()
         assert guardian > 0
         deadline = threading.Event()
@@ -144,7 +150,7 @@ def test_a_packet_that_cannot_be_sent_costs_no_flow(host: Namespace) -> None:
     """Without an injection device nothing is sent, and every entry is whole all the same."""
     fill(host, 5)
     with host, Conntrack() as conntrack, conntrack.select(Family.IPV4, [SELECTOR]) as flows:
-        primer = PrimerHandle(flows.handle, recreate=True, rejects=True, batch=9, nonces={}, taps=[], raw=-1)
+        primer = PrimerHandle(flows.handle, recreate=True, rejects=True, rounds=0, batch=9, nonces={}, taps=[], raw=-1)
         assert primer.begin()
         primer.finish()
         result = primer.result()
