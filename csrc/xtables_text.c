@@ -78,9 +78,9 @@ static void enter(int family, struct nfk_text *out)
 
     if (!initialised) {
         xtables_init();
-        xtables_set_params(&globals);
         initialised = true;
     }
+    xtables_set_params(&globals);
     xtables_set_nfproto(family == AF_INET6 ? NFPROTO_IPV6 : NFPROTO_IPV4);
     memset(out, 0, sizeof(*out));
     guarded = out;
@@ -188,6 +188,8 @@ static void guard_run(int family, struct nfk_text *out, void (*work)(void *), vo
     FILE *output, *errors;
     char *said = NULL;
     size_t said_length = 0;
+    /* libnftables uses libxtables too, with parameters of its own: each has them back after a call. */
+    struct xtables_globals *others = xt_params;
 
     enter(family, out);
     output = open_memstream(&out->text, &out->text_length);
@@ -209,6 +211,8 @@ static void guard_run(int family, struct nfk_text *out, void (*work)(void *), vo
         fclose(errors);
     free(said);
     guarded = NULL;
+    if (others)
+        xtables_set_params(others);
 }
 
 struct parse {

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import attrs
 
-from nfkeep.errors import InvalidRuleError, UnsupportedError
+from nfkeep.errors import InvalidRuleError, PermissionDeniedError, UnsupportedError
 from nfkeep.keep.arguments import Arguments, read_arguments
 from nfkeep.keep.change import apply, observe_others, observe_table
 from nfkeep.keep.observe import Observation
@@ -109,8 +109,8 @@ def _is_legacy(binary: str) -> bool:
 
 def _legacy_in_use(family: Family) -> bool:
     """Whether legacy tables here hold anything: a rule, a user chain, or a policy other than ACCEPT."""
-    for name in in_use(family):
-        chains = read(name, family).chains.values()
-        if any(chain.rules or chain.policy != "ACCEPT" for chain in chains):
-            return True
-    return False
+    try:
+        tables = [read(name, family) for name in in_use(family)]
+    except PermissionDeniedError:
+        return False  # iptables itself has better words for that
+    return any(chain.rules or chain.policy != "ACCEPT" for table in tables for chain in table.chains.values())

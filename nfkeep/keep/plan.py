@@ -217,7 +217,7 @@ def _named(before: Observation, after: Observation, elsewhere: set[StateKey]) ->
     raised = _raised_hit_counts(before, after)
     for (kind, name), extension in before.named().items():
         key = (kind, name)
-        where = f"{kind} {name}"
+        where = f"{before.family} {name}"
         if key in raised:
             detail = "the new rules ask for a larger hitcount, at which the kernel empties the list"
             outcomes.append(Outcome(extension.name, where, Fidelity.LOST, detail))
@@ -245,7 +245,7 @@ def _raised_hit_counts(before: Observation, after: Observation) -> set[StateKey]
 
 def _gone(before: Observation, key: StateKey, *, hold: bool) -> Outcome:
     kind, name = key
-    where = f"{kind} {name}"
+    where = f"{before.family} {name}"
     if hold and _can_be_held(key):
         return Outcome(kind, where, Fidelity.HELD, "its last rule went; kept until a rule names it again")
     return Outcome(kind, where, Fidelity.LOST, f"its last rule in the {before.family} tables went")

@@ -74,10 +74,17 @@ class Restoration:
                 )  # fmt: skip
                 self.open_gate()
                 missing = sum(primed.packets.values()) - sum(self._guard.counters().values())
-                return _outcomes(plan.limits, flows, primed, missing)
+                return [*_outcomes(plan.limits, flows, primed, missing), *self._counters(primed)]
         except (NfkeepError, OSError) as error:
             reason = f"the rules are live, but counting the flows again failed: {error}"
             return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
+
+    def _counters(self, primed: Primed) -> list[Outcome]:
+        packets = sum(primed.packets.values())
+        if not packets:
+            return []
+        detail = f"{packets} opening packets are in the counters of the rules that they met"
+        return [Outcome("counters", f"{self.family} {self.kind.name}", Fidelity.APPROXIMATED, detail)]
 
     def open_gate(self) -> None:
         """Let new connections in. Idempotent."""

@@ -147,10 +147,10 @@ class Transaction:
         plan = make_plan(before, after, others, hold=self.hold)
         if self.on_loss == "refuse" and (lost := Report(plan.outcomes).lost):
             raise StateLossError(lost)
-        if not handle.unchanged_in_kernel():
-            raise ConflictError(self.table)
 
         def replace() -> tuple[Observation, bool]:
+            if not handle.unchanged_in_kernel():
+                raise ConflictError(self.table)
             handle.commit()
             # What counts is what the kernel has now, should somebody without the lock have followed at once.
             return (observe_table(self.family, self.table) if any(after.stateful()) else after), True

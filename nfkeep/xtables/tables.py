@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 import attrs
 
-from nfkeep.errors import InvalidRuleError
+from nfkeep.errors import InvalidRuleError, PermissionDeniedError
 from nfkeep.model import Chain, Family, Hook, Table
 from nfkeep.xtables import text as _text  # noqa: F401  (gives the rules their text)
 from nfkeep.xtables._ffi import TableHandle
@@ -67,6 +67,8 @@ def in_use(family: Family) -> tuple[str, ...]:
             present = names.read().split()
     except FileNotFoundError:
         return ()
+    except PermissionError:
+        raise PermissionDeniedError(f"looking for {family} tables") from None
     return tuple(name for name in TABLES if name in present)
 
 

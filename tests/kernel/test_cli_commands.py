@@ -24,7 +24,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.kernel
 
 LIMIT = "-p tcp --syn --dport 873 -m connlimit --connlimit-above 10 -j REJECT --reject-with tcp-reset"
-RESTORED = "nfkeep: connlimit at {} filter INPUT rule 1: restored (10 live flows counted again)\n"
+RESTORED = (
+    "nfkeep: connlimit at {0} filter INPUT rule 1: restored (10 live flows counted again)\n"
+    "nfkeep: counters at {0} filter: approximated "
+    "(10 opening packets are in the counters of the rules that they met)\n"
+)
 
 
 class Run(Protocol):

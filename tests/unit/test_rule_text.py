@@ -118,6 +118,22 @@ def test_no_bad_rule_ends_the_process() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "-j DROP\n", "")
 
 
+def test_libnftables_in_the_same_process_changes_nothing() -> None:
+    """libnftables sets libxtables' error handler to one that exits; bad rules stay errors all the same."""
+    code = (
+        "import nftables\n"
+        "from nfkeep import InvalidRuleError, Rule\n"
+        "for act in (lambda: None, nftables.Nftables, lambda: nftables.Nftables().cmd('list ruleset')):\n"
+        "    kept = act()\n"
+        "    try:\n"
+        "        Rule.parse('-m bogus')\n"
+        "    except InvalidRuleError as error:\n"
+        "        print(error.reason)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.count("Couldn't load match `bogus'")) == (0, 3)
+
+
 WORDS = st.lists(
     st.one_of(
         st.sampled_from(
