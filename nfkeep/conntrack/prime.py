@@ -68,9 +68,9 @@ def prime(
     entry to CLOSE (nf_ct_set_closing()); then each TCP entry is read once more and set right. The reset itself must be
     kept on the host by the caller.
 
-    `rounds`: with `recreate`, a reply and an acknowledgement of a live flow may come just between CREATE and its opening
-    packet, which then does not count it. Each entry shows afterwards whether that can have been; if so, the flow has
-    its turn again, up to so many times, in batches of eight flows and in the end of one.
+    `rounds`: with `recreate`, a reply and an acknowledgement of a live flow may come just between CREATE and its
+    opening packet, which then does not count it. Each entry shows afterwards whether that can have been; if so, the
+    flow has its turn again, up to so many times, in batches of eight flows and in the end of one.
 
     `settle` is called with the packets sent so far, by hook, whenever some packets may still be on their way (see
     `Injector.synchronous`); it returns when they have arrived. Without it nobody can tell what came first there, so no

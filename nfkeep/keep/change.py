@@ -5,16 +5,18 @@ The steps that a transaction of our own and a run of the real iptables have in c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 
-from nfkeep.errors import CommitError
+from nfkeep.errors import CommitError, StateLossError, UnsupportedError
 from nfkeep.keep import hold
 from nfkeep.keep.interrupts import deferred
 from nfkeep.keep.observe import Observation, StateKey, observe
-from nfkeep.keep.plan import Plan, limited, make_plan
-from nfkeep.keep.report import Outcome, Report
+from nfkeep.keep.plan import Plan, limited, limits_of, make_plan
+from nfkeep.keep.report import Fidelity, Outcome, Report
 from nfkeep.keep.restore import Restoration
 from nfkeep.model import Family
+from nfkeep.xtables import connlimit
 from nfkeep.xtables.entry import Extension
 from nfkeep.xtables.tables import TABLES, TableHandle, in_use
 
@@ -39,49 +41,58 @@ def apply(
     holds: Holds,
     *,
     keep_holds: bool = True,
+    refuse: bool = False,
 ) -> Report:
     """Run `replace` between gate and restoration.
 
     It changes the kernel's table and gives the table as it is then, and whether it was replaced at all. `holds` are
-    placed before and taken down again where the new table names the state itself. The caller has the xtables lock.
+    placed before and taken down again where the new table names the state itself. Where this host has no means to
+    count flows again, the change goes on and the counts are reported lost; with `refuse`, StateLossError is raised
+    before anything is changed. The caller has the xtables lock.
     """
     family, table = before.family, before.table
+    plan: Plan | None = None
     with deferred():
         hold.place(family, holds, beside=table)
-        placed = {key for key, _ in holds}
+        obsolete = {key for key, _ in holds}
         try:
-            if limited(before):
-                outcomes, gate_seconds, plan = _guarded(before, replace, others, keep_holds)
-            else:
+            with contextlib.ExitStack() as stack:
+                restoration, why_not = _shut(before, stack)
+                if why_not and refuse:
+                    raise StateLossError(_uncounted(limits_of(before), why_not))
                 after, replaced = replace()
                 plan = make_plan(before, after, others, hold=keep_holds) if replaced else None
-                outcomes, gate_seconds = list(plan.outcomes) if plan else [], 0.0
+                outcomes: list[Outcome] = []
+                if plan is not None and restoration is not None:
+                    outcomes += restoration.count_again(plan)
+                    restoration.open_gate()
+                elif plan is not None:
+                    outcomes += _uncounted((each.where for each in plan.limits), why_not)
+                gate_seconds = restoration.gate_seconds if restoration is not None and replaced else 0.0
         except CommitError as error:
-            if not error.applied:
-                hold.take_down(family, placed)
+            if error.applied:
+                obsolete = set()  # better to hold too much than to lose a list
             raise
-        except BaseException:
-            hold.take_down(family, placed)
-            raise
-        needed = {key for key, _ in plan.holds} if plan else set()
-        returned = plan.returned if plan else frozenset()
-        if obsolete := (placed - needed) | returned:
-            hold.take_down(family, obsolete)
-    return Report(tuple(outcomes), gate_seconds)
+        finally:
+            if plan is not None:
+                obsolete = (obsolete - {key for key, _ in plan.holds}) | plan.returned
+            if obsolete:
+                hold.take_down(family, obsolete)
+    return Report((*outcomes, *(plan.outcomes if plan is not None else ())), gate_seconds)
 
 
-def _guarded(
-    before: Observation,
-    replace: Callable[[], tuple[Observation, bool]],
-    others: tuple[Observation, ...],
-    keep_holds: bool,
-) -> tuple[list[Outcome], float, Plan | None]:
-    with Restoration(before.family, TABLES[before.table]) as restoration:
-        restoration.shut(limited(before))
-        after, replaced = replace()
-        if not replaced:
-            return [], 0.0, None
-        plan = make_plan(before, after, others, hold=keep_holds)
-        outcomes = [*restoration.count_again(plan), *plan.outcomes]
-        restoration.open_gate()
-        return outcomes, restoration.gate_seconds, plan
+def _shut(before: Observation, stack: contextlib.ExitStack) -> tuple[Restoration | None, str]:
+    """The restoration with its gate shut; None if nothing is limited, or if it cannot be, with the reason."""
+    shut = limited(before)
+    if not shut:
+        return None, ""
+    try:
+        restoration = stack.enter_context(Restoration(before.family, TABLES[before.table]))
+        restoration.shut(shut)
+    except UnsupportedError as error:
+        return None, str(error)
+    return restoration, ""
+
+
+def _uncounted(places: Iterable[str], why_not: str) -> tuple[Outcome, ...]:
+    return tuple(Outcome(connlimit.NAME, where, Fidelity.LOST, why_not) for where in places)

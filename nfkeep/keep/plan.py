@@ -96,6 +96,11 @@ def make_plan(
     )
 
 
+def limits_of(observation: Observation) -> tuple[str, ...]:
+    """Where the connlimit rules of a table stand, in words."""
+    return tuple(observation.where(each) for each in observation.found if any(each.matches(connlimit.NAME)))
+
+
 def limited(observation: Observation) -> tuple[Selector, ...]:
     """The opening packets that any connlimit rule of a table can count: those to be held off during a change."""
     if observation.table == "nat":
@@ -103,7 +108,7 @@ def limited(observation: Observation) -> tuple[Selector, ...]:
     return tuple(
         selector
         for each in observation.found
-        if any(True for _ in each.matches(connlimit.NAME))
+        if any(each.matches(connlimit.NAME))
         for selector in selectors(observation, each)
     )
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from nfkeep.conntrack import Conntrack, Flows, Injector, Primed, prime
 from nfkeep.conntrack.identity import new_nonces
 from nfkeep.conntrack.select import Selector
-from nfkeep.errors import NfkeepError
+from nfkeep.errors import NfkeepError, UnsupportedError
 from nfkeep.keep.gate import arrived, guard_table, opens
 from nfkeep.keep.plan import Limit, Plan
 from nfkeep.keep.report import Fidelity, Outcome
@@ -46,10 +46,12 @@ class Restoration:
         self._injector = Injector()
 
     def shut(self, selectors: tuple[Selector, ...]) -> None:
-        """Hold off the packets that would open a flow of `selectors`; ours are dropped behind the table from now on."""
-        counting = probe_counting(self.family)
-        if counting is Counting.NEITHER:
-            return
+        """Hold off the packets that would open a flow of `selectors`; ours are dropped behind the table from now on.
+
+        Raises UnsupportedError where counts cannot be put back: nothing was done then.
+        """
+        if probe_counting(self.family) is Counting.NEITHER:
+            raise UnsupportedError("no way to have live flows counted again works on this kernel", feature="connlimit")
         self._nonces = {Hook(hook): nonce for hook, nonce in new_nonces(self.kind.hooks).items()}
         hooks = dict.fromkeys(self.kind.hooks, self.kind.priority)
         body = guard_table(self.family, selectors, hooks, self._nonces, open_again_seconds=OPEN_AGAIN_SECONDS)
@@ -60,12 +62,9 @@ class Restoration:
         """Have the live flows of the plan's limits counted; what came of each limit."""
         if not plan.limits:
             return []
-        counting = probe_counting(self.family)
-        if self._guard is None or counting is Counting.NEITHER:
-            reason = "no way to have live flows counted again works on this kernel"
-            return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
+        assert self._guard is not None, "shut() comes first"
         selectors = tuple(selector for each in plan.limits for selector in each.selectors)
-        recreate = plan.needs_new or counting is Counting.RECREATE
+        recreate = plan.needs_new or probe_counting(self.family) is Counting.RECREATE
         try:
             with self._conntrack.select(self.family, selectors) as flows:
                 primed = prime(

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from nfkeep.conntrack import Conntrack, Injector, prime
 from nfkeep.conntrack.select import Condition, Selector
-from nfkeep.errors import NfkeepError
+from nfkeep.errors import NfkeepError, PermissionDeniedError
 from nfkeep.model import Family, Hook
 from nfkeep.namespaces import Namespace
 from nfkeep.xtables.tables import TableHandle
@@ -39,6 +39,7 @@ def probe_counting(family: Family) -> Counting:
     """What this kernel needs; asked once per process, as the answer belongs to the kernel.
 
     Proves it: two live TCP connections, a connlimit rule made after them, and whether that rule then counts both.
+    Where no namespace can be made (in most containers) it is the thorough way, which works on all kernels known.
     """
     found: list[Counting | BaseException] = []
 
@@ -58,7 +59,10 @@ def probe_counting(family: Family) -> Counting:
 
 
 def _probe(family: Family) -> Counting:
-    namespace = Namespace()
+    try:
+        namespace = Namespace()
+    except (PermissionDeniedError, OSError):
+        return Counting.RECREATE
     try:
         with namespace, socket.create_server((_LOOPBACK[family], 0), family=family.value) as server:
             port = server.getsockname()[1]

@@ -155,7 +155,8 @@ class Transaction:
             # What counts is what the kernel has now, should somebody without the lock have followed at once.
             return (observe_table(self.family, self.table) if any(after.stateful()) else after), True
 
-        return apply(before, replace, others, plan.holds, keep_holds=self.hold)
+        refuse = self.on_loss == "refuse"
+        return apply(before, replace, others, plan.holds, keep_holds=self.hold, refuse=refuse)
 
     @property
     def _open(self) -> TableHandle:

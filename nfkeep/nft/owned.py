@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import threading
 
 from nfkeep.nft._ffi import Context
+from nfkeep.nft.netlink import INET, Reader
 
 _numbers = itertools.count()
-_COUNTER = re.compile(r"counter (\w+) \{\s*packets (\d+)")
 
 
 class OwnedTable:
@@ -24,7 +23,12 @@ class OwnedTable:
         """Make the table with `body` inside its braces, in one transaction."""
         self.name = f"nfkeep-{os.getpid()}-{next(_numbers)}"
         self._context: Context | None = Context()
-        self._context.run(f"table inet {self.name} {{\nflags owner\n{body}}}\n")
+        self._reader = Reader()
+        try:
+            self._context.run(f"table inet {self.name} {{\nflags owner\n{body}}}\n")
+        except BaseException:
+            self._reader.close()
+            raise
 
     def run(self, script: str) -> str:
         """Run a script over the table's own socket; nobody else may change an owned table."""
@@ -32,9 +36,9 @@ class OwnedTable:
         return self._context.run(script)
 
     def counters(self) -> dict[str, int]:
-        """Packets that each of the table's named counters has seen."""
-        listed = self.run(f"list counters table inet {self.name}\n")
-        return {name: int(packets) for name, packets in _COUNTER.findall(listed)}
+        """Packets that each of the table's named counters has seen; some 20 µs."""
+        assert self._context is not None, "the table is closed"
+        return self._reader.counters(INET, self.name)
 
     def close(self) -> None:
         """Delete the table. Idempotent."""
@@ -43,10 +47,15 @@ class OwnedTable:
             return
         context.run(f"delete table inet {self.name}\n")
         # Freeing waits for an RCU grace period (8-20 ms); nobody has to stand and watch.
-        threading.Thread(target=context.close, name="nfkeep-nft-close").start()
+        threading.Thread(target=_free, args=(context, self._reader), name="nfkeep-nft-close").start()
 
     def __enter__(self) -> OwnedTable:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _free(context: Context, reader: Reader) -> None:
+    context.close()
+    reader.close()

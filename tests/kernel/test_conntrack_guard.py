@@ -228,9 +228,17 @@ def test_the_devices_are_gone_after_close(host: Namespace) -> None:
         assert "nfkeep" not in host.run("ip -brief link").stdout
 
 
-def test_an_interface_that_sys_does_not_show_is_not_called_synchronous(host: Namespace) -> None:
-    """Here /sys is the host's: an eth0 of the host must not speak for ours."""
+def test_the_interface_of_a_namespace_is_known_to_be_synchronous(host: Namespace) -> None:
+    """Though /sys is the host's: the namespace has a sysfs of its own. The loopback never is."""
     with host, Injector() as injector:
+        assert injector.synchronous(socket.if_nametoindex("eth0"))
+        assert not injector.synchronous(socket.if_nametoindex("lo"))
+
+
+def test_an_interface_that_sysfs_does_not_show_is_not_called_synchronous(host: Namespace) -> None:
+    """Where only /sys is to be had, the host's: an eth0 of the host must not speak for ours."""
+    with host, Injector() as injector, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nfkeep.conntrack._ffi.open_sysfs", lambda: os.open("/sys", os.O_PATH | os.O_DIRECTORY))
         assert not injector.synchronous(socket.if_nametoindex("eth0"))
 
 

@@ -140,9 +140,12 @@ def test_a_larger_hitcount_empties_a_list() -> None:
 def test_ways_through_user_chains() -> None:
     """Each way of jumps to a rule becomes a selector with the conditions of all its rules."""
     seen = table(
-        "INPUT -s 10.0.0.0/8 -j a", "FORWARD -i eth0 -g a", "a -p tcp -j b", "b -p tcp -m multiport --dports 1,5:9 -j c",
+        "INPUT -s 10.0.0.0/8 -j a",
+        "FORWARD -i eth0 -g a",
+        "a -p tcp -j b",
+        "b -p tcp -m multiport --dports 1,5:9 -j c",
         f"c {LIMIT}",
-    )  # fmt: skip
+    )
     ways = {way.hook: way.conditions for way in selectors(seen, seen.found[-1])}
     assert set(ways) == {Hook.INPUT, Hook.FORWARD}
     assert Condition(source=bytes([10, 0, 0, 0]), source_mask=bytes([255, 0, 0, 0])) in ways[Hook.INPUT]
