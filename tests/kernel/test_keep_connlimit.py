@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from typing import TYPE_CHECKING
 
@@ -10,7 +11,8 @@ from limited import DIALS, LIMIT, Service, Shape
 
 import nfkeep
 from nfkeep import Family, Fidelity, StateLossError
-from nfkeep.testing import EchoServer, close_all, dial, living, wait_until
+from nfkeep.keep.selftest import Counting, probe_counting
+from nfkeep.testing import EchoServer, close_all, dial, living, sysctl, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -279,3 +281,67 @@ def test_a_ban_of_a_limited_client_leaves_the_others_counted(start_service: Star
     outcome = report.outcomes[0]
     assert outcome.fidelity is Fidelity.APPROXIMATED
     assert "10 opening packets were refused" in outcome.detail
+
+
+def test_flows_that_no_limit_counts_are_not_touched(start_service: Start) -> None:
+    """Connections to another port keep their entry with its accounting; those under the limit begin a new one."""
+    service = start_service(INPUT)
+    sysctl(service.gateway, "net.netfilter.nf_conntrack_acct", 1)
+    with EchoServer(service.gateway, Family.IPV4, "tcp", service.address, 874):
+        other = service.dialer(service.network.client, Family.IPV4, "tcp", service.address, 874, 5)
+        limited = service.dial()
+        before = {port: packets(service, port) for port in (873, 874)}
+        service.append_unrelated()
+        after = {port: packets(service, port) for port in (873, 874)}
+        assert len(before[874]) == 5
+        assert after[874] == before[874]
+        assert len(after[873]) == LIMIT
+        assert max(after[873]) < min(before[873])
+        assert len(living([*other, *limited])) == 5 + LIMIT
+        close_all(other)
+
+
+def packets(service: Service, port: int) -> list[int]:
+    """Packets of the original direction that conntrack has counted for each connection to a port."""
+    listed = service.gateway.run(f"conntrack -L -p tcp --orig-port-dst {port}").stdout.splitlines()
+    return sorted(int(re.findall(r"packets=(\d+)", line)[0]) for line in listed if "ESTABLISHED" in line)
+
+
+def test_connections_of_the_host_to_itself_are_counted(start_service: Start) -> None:
+    """A limit in INPUT also counts what comes over the loopback, and keeps counting it."""
+    service = start_service(INPUT)
+    arguments = (service.gateway, Family.IPV4, "tcp", service.address, 873)
+    old = dial(*arguments, DIALS, timeout=0.5)
+    assert len(old) == LIMIT
+    assert service.append_unrelated().outcomes[0].fidelity is Fidelity.RESTORED
+    assert dial(*arguments, DIALS, timeout=0.5) == []
+    assert len(living(old)) == LIMIT
+    close_all(old)
+
+
+@pytest.mark.parametrize("table", ["mangle", "raw"])
+def test_limits_in_other_tables(start_service: Start, table: str) -> None:
+    """A limit in PREROUTING of mangle, or of raw where conntrack has not seen the packet yet, is kept as well."""
+    rule = "-p tcp --syn --dport 873 -m connlimit --connlimit-above 10 -j DROP"
+    service = start_service(INPUT, rules=[f"-t {table} -A PREROUTING {rule}"])
+    old = service.dial()
+    assert len(old) == LIMIT
+    report = service.keep(lambda tx: tx.append("PREROUTING", INPUT.unrelated), table)
+    assert report.outcomes[0].fidelity is Fidelity.RESTORED
+    assert service.dial() == []
+    assert len(living(old)) == LIMIT
+
+
+def test_a_change_of_another_table_leaves_the_count_alone(start_service: Start) -> None:
+    """Limits live in their own table: changing nat or mangle neither resets nor touches anything."""
+    service = start_service(INPUT)
+    old = service.dial()
+    assert service.keep(lambda tx: tx.append("INPUT", INPUT.unrelated), "mangle") == nfkeep.Report()
+    assert service.dial() == []
+    assert len(living(old)) == LIMIT
+
+
+@pytest.mark.parametrize("family", list(Family), ids=str)
+def test_this_kernel_can_be_made_to_count(family: Family) -> None:
+    """The self-test finds a way here; a kernel on which it finds none fails this test instead of skipping others."""
+    assert probe_counting(family) is not Counting.NEITHER

@@ -103,8 +103,8 @@ def test_while_others_change_the_rules(host: Namespace) -> None:
 def test_without_rights(host: Namespace) -> None:
     """PermissionDeniedError, as from everything else."""
     code = (
-        "import os\nfrom nfkeep.nft.netlink import *\nfrom nfkeep.errors import *\nos.setuid(65534)\nreader = Reader()\n"
-        "try: reader.counters(INET, 'x')\nexcept PermissionDeniedError: print('denied')"
+        "import os\nfrom nfkeep.nft.netlink import *\nfrom nfkeep.errors import *\nos.setuid(65534)\n"
+        "reader = Reader()\ntry: reader.counters(INET, 'x')\nexcept PermissionDeniedError: print('denied')"
     )
     with host:
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
+import errno
 import fcntl
 import os
-import struct
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
+from seccomp import SETSOCKOPT, SOCKET, forbid
 
 import nfkeep
 from nfkeep import (
@@ -22,9 +22,11 @@ from nfkeep import (
     NfkeepError,
     PermissionDeniedError,
     Rule,
+    StateLossError,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from nfkeep.namespaces import Namespace
@@ -234,48 +236,19 @@ def test_a_writer_that_ignores_the_lock_is_noticed(namespace: Namespace, tmp_pat
 def test_a_failure_between_the_two_calls_says_that_the_rules_are_live(namespace: Namespace) -> None:
     """libiptc replaces the table and then adds the counters: if only the second fails, applied is True."""
     namespace.run("iptables-legacy -A INPUT -s 192.0.2.1 -c 7 70 -j DROP")
-    reader, writer = os.pipe()
-    child = os.fork()
-    if not child:
+
+    def act() -> str:
+        forbid(SETSOCKOPT, {1: 0, 2: 65}, errno.ENOMEM)  # IPPROTO_IP, IPT_SO_SET_ADD_COUNTERS
         try:
-            namespace.enter()
-            forbid_adding_counters()
-            try:
-                with nfkeep.transaction() as tx:
-                    tx.append("INPUT", "-s 192.0.2.2 -j DROP")
-                said = "no error"
-            except CommitError as error:
-                said = f"{error.applied} {error}"
-            os.write(writer, said.encode())
-        finally:
-            os._exit(0)
-    os.waitpid(child, 0)
-    os.close(writer)
-    with os.fdopen(reader) as said:
-        text = said.read()
+            with nfkeep.transaction() as tx:
+                tx.append("INPUT", "-s 192.0.2.2 -j DROP")
+        except CommitError as error:
+            return f"{error.applied} {error}"
+        return "no error"
+
+    text = in_child(namespace, act)
     assert text.startswith("True the new rules of table filter are live")
     assert "-A INPUT -s 192.0.2.2/32 -j DROP" in saved(namespace)
-
-
-def forbid_adding_counters() -> None:
-    """From here on setsockopt(IPT_SO_SET_ADD_COUNTERS) gives ENOMEM in this process, by a seccomp filter."""
-    load, jump_equal, give = 0x20, 0x15, 0x06
-    program = [
-        (load, 0, 0, 0),  # the system call's number
-        (jump_equal, 0, 5, 54),  # setsockopt on x86-64
-        (load, 0, 0, 24),  # its level
-        (jump_equal, 0, 3, 0),  # IPPROTO_IP
-        (load, 0, 0, 32),  # its option
-        (jump_equal, 0, 1, 65),  # IPT_SO_SET_ADD_COUNTERS
-        (give, 0, 0, 0x00050000 | 12),  # SECCOMP_RET_ERRNO, ENOMEM
-        (give, 0, 0, 0x7FFF0000),  # SECCOMP_RET_ALLOW
-    ]
-    code = b"".join(struct.pack("=HBBI", *each) for each in program)
-    buffer = ctypes.create_string_buffer(code)
-    filters = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer)))
-    libc = ctypes.CDLL(None, use_errno=True)
-    assert libc.prctl(38, 1, 0, 0, 0) == 0  # PR_SET_NO_NEW_PRIVS
-    assert libc.prctl(22, 2, filters) == 0  # PR_SET_SECCOMP, SECCOMP_MODE_FILTER
 
 
 def test_a_plain_user_is_told_what_is_needed(namespace: Namespace) -> None:
@@ -285,33 +258,69 @@ def test_a_plain_user_is_told_what_is_needed(namespace: Namespace) -> None:
 
 
 def as_nobody(namespace: Namespace, calls: list[str]) -> list[str]:
-    reader, writer = os.pipe()
     _ = nfkeep.transaction, nfkeep.read  # loaded while the files can still be read
+
+    def act() -> str:
+        os.setgroups([])
+        os.setgid(65534)
+        os.setuid(65534)
+        lines = []
+        for call in calls:
+            try:
+                if call == "read":
+                    nfkeep.read("filter")
+                else:
+                    with nfkeep.transaction():
+                        pass
+                lines.append("no error")
+            except PermissionDeniedError as error:
+                lines.append(f"PermissionDeniedError {'CAP_NET_ADMIN' if 'CAP_NET_ADMIN' in str(error) else ''}")
+        return "\n".join(lines)
+
+    return in_child(namespace, act).splitlines()
+
+
+@pytest.mark.parametrize("on_loss", ["report", "refuse"])
+def test_without_ctnetlink_the_count_is_lost_or_the_change_refused(namespace: Namespace, on_loss: str) -> None:
+    """Where nothing can have flows counted again the rules still change, and the report says what that costs."""
+    namespace.run("iptables-legacy -A INPUT -p tcp --syn -m connlimit --connlimit-above 3 -j DROP")
+    before = saved(namespace)
+
+    def act() -> str:
+        forbid(SOCKET, {0: 16, 2: 12}, errno.EPROTONOSUPPORT)  # AF_NETLINK, NETLINK_NETFILTER
+        try:
+            with nfkeep.transaction(on_loss=on_loss) as tx:
+                tx.append("INPUT", "-s 192.0.2.2 -j DROP")
+        except StateLossError as error:
+            return f"refused {error.outcomes[0].fidelity}"
+        return f"{tx.report.outcomes[0].fidelity} {tx.report.outcomes[0].detail}"
+
+    text = in_child(namespace, act)
+    if on_loss == "refuse":
+        assert text == "refused lost"
+        assert saved(namespace) == before
+    else:
+        assert text.startswith("lost ")
+        assert len(text) > len("lost ")
+        assert saved(namespace) == [*before, "-A INPUT -s 192.0.2.2/32 -j DROP"]
+
+
+def in_child(namespace: Namespace, act: Callable[[], str]) -> str:
+    """What `act` says in a forked process inside the namespace."""
+    reader, writer = os.pipe()
     child = os.fork()
     if not child:
         try:
             namespace.enter()
-            os.setgroups([])
-            os.setgid(65534)
-            os.setuid(65534)
-            lines = []
-            for call in calls:
-                try:
-                    if call == "read":
-                        nfkeep.read("filter")
-                    else:
-                        with nfkeep.transaction():
-                            pass
-                    lines.append("no error")
-                except PermissionDeniedError as error:
-                    lines.append(f"PermissionDeniedError {'CAP_NET_ADMIN' if 'CAP_NET_ADMIN' in str(error) else ''}")
-            os.write(writer, "\n".join(lines).encode())
+            os.write(writer, act().encode())
+        except BaseException as error:
+            os.write(writer, repr(error).encode())
         finally:
             os._exit(0)
     os.waitpid(child, 0)
     os.close(writer)
     with os.fdopen(reader) as said:
-        return said.read().splitlines()
+        return said.read()
 
 
 def test_unknown_extensions_keep_their_bytes(namespace: Namespace, tmp_path: Path) -> None:
