@@ -50,7 +50,7 @@ int nfk_sysfs_open(void);                       /* the sysfs of the calling thre
 typedef struct {
     uint64_t primed, recreated, vanished, unsent, uncertain;
     uint64_t packets[5];                        /* by the hook whose nonce they carry */
-    uint32_t failed[4096];                      /* flows by errno */
+    uint32_t failed[256];                       /* flows by errno */
     int32_t send_error;                         /* errno of the last packet that could not be sent */
 } nfk_primed;
 

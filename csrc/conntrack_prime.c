@@ -14,9 +14,11 @@
  * then a bit set while it waits is taken for one that came too early, which costs a turn and nothing else. */
 #include "conntrack.h"
 #include "conntrack_prime.h"
+#include <time.h>
 
 enum { UPDATE_ROOM = 512 };             /* one status update is at most about 300 bytes */
 enum { AGAIN_BATCH = 8 };               /* flows at once in the first round of second turns; then ever fewer */
+enum { AGAIN_SECONDS = 1 };             /* for all second turns together, as new connections are held off meanwhile */
 
 nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, int rounds, size_t batch,
                             const uint32_t nonces[5], const nfk_tap *taps, size_t n_taps, int raw, int *error)
@@ -187,6 +189,13 @@ static void load_flow(nfk_primer *p, const struct flow *flow, const uint8_t *id)
     p->count++;
 }
 
+static int64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
 /* First all flows in turn, then those that want another turn, round by round. */
 static void load_batch(nfk_primer *p)
 {
@@ -195,6 +204,10 @@ static void load_batch(nfk_primer *p)
     for (; p->count < p->batch && p->position < p->flows->count; p->position++)
         load_flow(p, &p->flows->flows[p->position], NULL);
     if (p->count)
+        return;
+    if (!p->round)
+        p->again_until = now_ns() + (int64_t)AGAIN_SECONDS * 1000000000;
+    else if (now_ns() > p->again_until)
         return;
     if (p->again_at == p->again_count && p->round < p->rounds) {
         p->again_count = p->again_kept;
@@ -325,7 +338,7 @@ int nfk_primer_begin(nfk_primer *p, void (*between)(void))
     int error;
     load_batch(p);
     if (!p->count) {
-        p->result.uncertain = p->again_kept;
+        p->result.uncertain = p->again_kept + (p->again_count - p->again_at);
         return 0;
     }
     if ((error = prime_leave_word(p))) {

@@ -33,6 +33,7 @@ struct nfk_primer {
     int raw, recreate, rejects;
     struct again *again; size_t again_at, again_count, again_kept, again_room;
     int round, rounds;                  /* 0: each flow's first turn */
+    int64_t again_until;                /* then no more second turns; ns, CLOCK_MONOTONIC */
     bool checking;                      /* answers to GET tell what the packets did */
     uint32_t nonces[NFK_HOOKS], sequence;
     struct buffer out, fresh;

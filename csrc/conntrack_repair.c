@@ -38,7 +38,7 @@ static int rebuild(nfk_primer *p, size_t i)
     }
     if (w->errors[OP_CREATE]) {
         w->gone = true;
-        p->result.failed[(unsigned)w->errors[OP_CREATE] % 4096]++;
+        p->result.failed[(uint8_t)w->errors[OP_CREATE]]++;
     }
     return error;
 }

@@ -275,13 +275,18 @@ class PrimerHandle:
         """The process id of the guardian, 0 without one."""
         return int(lib.nfk_primer_guardian(self._pointer))
 
+    def packets(self) -> Mapping[Hook, int]:
+        """The packets sent so far."""
+        sent = lib.nfk_primer_result(self._pointer).packets
+        return {hook: sent[hook] for hook in Hook}
+
     def result(self) -> Result:
         """What was done so far."""
         primed = lib.nfk_primer_result(self._pointer)
         return Result(
             primed.primed, primed.recreated, primed.vanished, primed.unsent, primed.uncertain,
-            {hook: primed.packets[hook] for hook in Hook},
-            {number: count for number, count in enumerate(primed.failed) if count},
+            self.packets(),
+            {number: count for number, count in enumerate(ffi.unpack(primed.failed, len(primed.failed))) if count},
             primed.send_error,
         )  # fmt: skip
 

@@ -117,9 +117,12 @@ def has_packet_steering(ifindex: int, name: str, sysfs: int) -> bool | None:
     interface that is meant.
     """
 
-    def read(name: str) -> str:
-        with open(name, opener=lambda path, flags: os.open(path, flags, dir_fd=sysfs)) as file:
-            return file.read().strip()
+    def read(path: str) -> str:
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC, dir_fd=sysfs)
+        try:
+            return os.read(file, 4096).decode().strip()
+        finally:
+            os.close(file)
 
     device = f"class/net/{name}"
     try:

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from nfkeep.model import Hook
 
 
+_BATCH = 32  # as fast as larger ones, and each flow is without its status for a shorter time
+_PATIENT_BATCH = 128
+
+
 @attrs.frozen(slots=True)
 class Primed:
     """What came of it.
@@ -50,7 +54,7 @@ def prime(
     *,
     recreate: bool,
     nonces: Mapping[Hook, int],
-    batch: int = 128,
+    batch: int | None = None,
     rejects: bool = True,
     rounds: int = 8,
     settle: Callable[[Mapping[Hook, int]], None] | None = None,
@@ -70,7 +74,8 @@ def prime(
 
     `rounds`: with `recreate`, a reply and an acknowledgement of a live flow may come just between CREATE and its
     opening packet, which then does not count it. Each entry shows afterwards whether that can have been; if so, the
-    flow has its turn again, up to so many times, in batches of eight flows and in the end of one.
+    flow has its turn again, up to so many times, in batches of eight flows and in the end of one, and in all for about
+    a second at most. `batch`: flows at once; by default few, or more where the caller has to wait for each batch.
 
     `settle` is called with the packets sent so far, by hook, whenever some packets may still be on their way (see
     `Injector.synchronous`); it returns when they have arrived. Without it nobody can tell what came first there, so no
@@ -93,7 +98,7 @@ def prime(
         recreate=recreate,
         rejects=rejects,
         rounds=0 if queued and settle is None else rounds,
-        batch=batch,
+        batch=batch or (_PATIENT_BATCH if queued else _BATCH),
         nonces=nonces,
         taps=[(tap.target, tap.fd, tap.mac) for tap in injector.taps],
         raw=injector.raw_socket(flows.family) if local else -1,
@@ -120,9 +125,9 @@ def _batch_with_pauses(
     try:
         more = primer.begin(between)
         if more:
-            settle(primer.result().packets)
+            settle(primer.packets())
         if primer.reply():
-            settle(primer.result().packets)
+            settle(primer.packets())
     finally:
         primer.finish()
     return more

@@ -27,6 +27,7 @@ from nfkeep.xtables.tables import TableKind
 OPEN_AGAIN_SECONDS = 30
 
 _SETTLE_SECONDS = 0.05
+_FEW_FLOWS = 2000
 
 
 class Restoration:
@@ -53,10 +54,19 @@ class Restoration:
         if probe_counting(self.family) is Counting.NEITHER:
             raise UnsupportedError("no way to have live flows counted again works on this kernel", feature="connlimit")
         self._nonces = {Hook(hook): nonce for hook, nonce in new_nonces(self.kind.hooks).items()}
+        self._prepare(selectors)
         hooks = dict.fromkeys(self.kind.hooks, self.kind.priority)
         body = guard_table(self.family, selectors, hooks, self._nonces, open_again_seconds=OPEN_AGAIN_SECONDS)
         self._shut_at = time.monotonic()
         self._guard = OwnedTable(body)
+
+    def _prepare(self, selectors: tuple[Selector, ...]) -> None:
+        """Make the devices, and load the modules, that will be needed, while the gate is still open."""
+        with open("/proc/sys/net/netfilter/nf_conntrack_count", encoding="ascii") as count:
+            if int(count.read()) > _FEW_FLOWS:
+                return  # a look at all of them costs more than the milliseconds that it saves
+        with self._conntrack.select(self.family, selectors) as flows:
+            self._injector.prepare(flows.interfaces)
 
     def count_again(self, plan: Plan) -> list[Outcome]:
         """Have the live flows of the plan's limits counted; what came of each limit."""
@@ -100,9 +110,13 @@ class Restoration:
             if self._shut_at:
                 self.gate_seconds = time.monotonic() - self._shut_at
                 self._shut_at = 0.0
+        # Taking devices down, and closing any nfnetlink socket behind a deletion in nftables, waits for RCU grace
+        # periods (20-50 ms in all); nobody has to stand and watch.
+        threading.Thread(target=self._close_means, name="nfkeep-close").start()
+
+    def _close_means(self) -> None:
         self._conntrack.close()
-        # Taking devices down waits for RCU grace periods (20-50 ms); nobody has to stand and watch.
-        threading.Thread(target=self._injector.close, name="nfkeep-injector-close").start()
+        self._injector.close()
 
     def __enter__(self) -> Restoration:
         return self
@@ -137,6 +151,8 @@ def _outcomes(limits: tuple[Limit, ...], flows: Flows, primed: Primed, missing: 
         troubles.append(f"{count} flows could not be made again: {os.strerror(number)}")
     if primed.unsent:
         troubles.append(f"{primed.unsent} flows whose packet could not be sent")
+    if primed.uncertain:
+        troubles.append(f"{primed.uncertain} flows so busy that they may not be counted")
     if missing > 0:
         troubles.append(f"{missing} opening packets were refused by other rules on their way")
     outcomes, at = [], 0

@@ -78,7 +78,7 @@ class Reader:
         """Close the socket; calling it again does nothing."""
         self._socket.close()
 
-    def _dump(self, kind: int, answer: int, family: int, attributes: bytes) -> Iterator[memoryview | None]:
+    def _dump(self, kind: int, answer: int, family: int, attributes: bytes) -> Iterator[bytes | None]:
         """The attributes of each message of a dump; None, in the end, if a change of the rules interrupted it."""
         self._sequence = self._sequence % 0xFFFFFFFF + 1
         length = _HEADERS + len(attributes)
@@ -88,7 +88,7 @@ class Reader:
             self._socket.send(header + struct.pack("=BBH", family, 0, 0) + attributes)
             while True:
                 got = self._socket.recv_into(self._buffer)
-                for got_kind, flags, body in _messages(self._buffer[:got], self._sequence):
+                for got_kind, flags, body in _messages(bytes(self._buffer[:got]), self._sequence):
                     interrupted |= bool(flags & _INTERRUPTED)
                     if got_kind in (_ERROR, _DONE):
                         number = -struct.unpack_from("=i", body)[0] if len(body) >= 4 else 0
@@ -103,7 +103,7 @@ class Reader:
             raise _failure(errno.ETIMEDOUT if error.errno == errno.EAGAIN else error.errno or 0) from error
 
 
-def _messages(data: memoryview, sequence: int) -> Iterator[tuple[int, int, memoryview]]:
+def _messages(data: bytes, sequence: int) -> Iterator[tuple[int, int, bytes]]:
     """Type, flags and what follows the header of each message with this sequence number."""
     at = 0
     while at + _MESSAGE.size <= len(data):
@@ -115,24 +115,24 @@ def _messages(data: memoryview, sequence: int) -> Iterator[tuple[int, int, memor
         at += (length + 3) & ~3
 
 
-def _counter(body: memoryview) -> tuple[bytes, str, int]:
+def _counter(body: bytes) -> tuple[bytes, str, int]:
     """The table (with its NUL), name and packets of one counter object."""
     values = _attributes(body)
-    packets = _attributes(values.get(_OBJ_DATA, memoryview(b""))).get(_COUNTER_PACKETS, memoryview(b""))
+    packets = _attributes(values.get(_OBJ_DATA, b"")).get(_COUNTER_PACKETS, b"")
     if len(packets) != _COUNT.size:
         raise NfkeepError("reading nf_tables: a counter without a number of packets")
-    name = bytes(values.get(_OBJ_NAME, b"")).rstrip(b"\0").decode("utf-8", "surrogateescape")
-    return bytes(values.get(_OBJ_TABLE, b"")), name, _COUNT.unpack(packets)[0]
+    name = values.get(_OBJ_NAME, b"").rstrip(b"\0").decode("utf-8", "surrogateescape")
+    return values.get(_OBJ_TABLE, b""), name, _COUNT.unpack(packets)[0]
 
 
-def _attributes(data: memoryview) -> dict[int, memoryview]:
-    values: dict[int, memoryview] = {}
-    at = 0
-    while at + _ATTRIBUTE.size <= len(data):
+def _attributes(data: bytes) -> dict[int, bytes]:
+    values: dict[int, bytes] = {}
+    at, end = 0, len(data)
+    while at + 4 <= end:
         length, kind = _ATTRIBUTE.unpack_from(data, at)
-        if length < _ATTRIBUTE.size or at + length > len(data):
+        if length < 4 or at + length > end:
             raise NfkeepError("reading nf_tables: an attribute from the kernel is cut short")
-        values[kind & 0x3FFF] = data[at + _ATTRIBUTE.size : at + length]  # NLA_TYPE_MASK
+        values[kind & 0x3FFF] = data[at + 4 : at + length]  # NLA_TYPE_MASK
         at += (length + 3) & ~3
     return values
 
