@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nfkeep.cli.incident import CLOSED, LIMIT, SHAPES, TRIED, Change, Replay, Shape, by_iptables, by_nfkeep, replay
+from nfkeep.namespaces import Namespace
 
 __all__ = ["Comparison", "demo"]
 
@@ -37,6 +38,7 @@ def demo(as_json: bool) -> int:
     host's rules are not touched and nothing stays. Exit status 0 only if plain iptables lost the counts, as it does,
     and nfkeep kept every one.
     """
+    Namespace().close()  # without the right to this, nothing else need be said
     if not as_json:
         print(_PROBLEM)
     seen = _compare()

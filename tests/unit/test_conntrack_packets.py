@@ -14,7 +14,7 @@ from nfkeep.model import Family, Hook
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # scapy's own deprecations
-    scapy = pytest.importorskip("scapy.all")
+    import scapy.all as scapy
 
 TCP, UDP = 6, 17
 NONCE = 0xDEADBEEF
