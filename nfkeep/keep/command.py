@@ -53,7 +53,7 @@ def find_binary(family: Family) -> tuple[str, bool]:
     usual_is_legacy = usual is not None and _is_legacy(usual)
     if usual_is_legacy and usual is not None:
         return usual, True
-    if legacy is not None and (usual is None or _legacy_in_use(family)):
+    if legacy is not None and (usual is None or _legacy_in_use()):
         return legacy, True
     if usual is None:
         raise UnsupportedError(f"there is no {name} on PATH; install the package iptables", feature=name)
@@ -107,10 +107,10 @@ def _is_legacy(binary: str) -> bool:
     return "nf_tables" not in said
 
 
-def _legacy_in_use(family: Family) -> bool:
-    """Whether legacy tables here hold anything: a rule, a user chain, or a policy other than ACCEPT."""
+def _legacy_in_use() -> bool:
+    """Whether legacy tables of either family hold anything: a rule, a user chain, or a policy other than ACCEPT."""
     try:
-        tables = [read(name, family) for name in in_use(family)]
+        tables = [read(name, family) for family in Family for name in in_use(family)]
     except PermissionDeniedError:
         return False  # iptables itself has better words for that
     return any(chain.rules or chain.policy != "ACCEPT" for table in tables for chain in table.chains.values())
