@@ -7,7 +7,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 PACKAGES := iptables nftables ipset conntrack iproute2 \
-	libxtables-dev libip4tc-dev libip6tc-dev libiptc-dev libnftables1 \
+	libxtables-dev libip4tc-dev libip6tc-dev libiptc-dev \
 	gcc libc6-dev pkg-config python3-venv python3-dev
 
 # the Python that .venv is made with: the system's, whose headers apt installs, or else the first one on PATH

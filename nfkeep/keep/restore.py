@@ -14,12 +14,12 @@ from nfkeep.conntrack import Conntrack, Flows, Injector, Primed, prime
 from nfkeep.conntrack.identity import new_nonces
 from nfkeep.conntrack.select import Selector
 from nfkeep.errors import NfkeepError, UnsupportedError
-from nfkeep.keep.gate import arrived, guard_table, opens
+from nfkeep.keep.guard import SHUT, arrived, guard_ruleset
 from nfkeep.keep.plan import Limit, Plan
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.keep.selftest import Counting, probe_counting
 from nfkeep.model import Family, Hook
-from nfkeep.nft.owned import OwnedTable
+from nfkeep.nft.owned_table import OwnedTable
 from nfkeep.xtables import connlimit
 from nfkeep.xtables.tables import TableKind
 
@@ -56,9 +56,9 @@ class Restoration:
         self._nonces = {Hook(hook): nonce for hook, nonce in new_nonces(self.kind.hooks).items()}
         self._prepare(selectors)
         hooks = dict.fromkeys(self.kind.hooks, self.kind.priority)
-        body = guard_table(self.family, selectors, hooks, self._nonces, open_again_seconds=OPEN_AGAIN_SECONDS)
+        ruleset = guard_ruleset(self.family, selectors, hooks, self._nonces, open_again_seconds=OPEN_AGAIN_SECONDS)
         self._shut_at = time.monotonic()
-        self._guard = OwnedTable(body)
+        self._guard = OwnedTable(ruleset)
 
     def _prepare(self, selectors: tuple[Selector, ...]) -> None:
         """Make the devices, and load the modules, that will be needed, while the gate is still open."""
@@ -98,7 +98,7 @@ class Restoration:
     def open_gate(self) -> None:
         """Let new connections in. Idempotent."""
         if self._guard is not None and self._shut_at:
-            self._guard.run(opens(self._guard.name))
+            self._guard.flush_set(SHUT)
             self.gate_seconds = time.monotonic() - self._shut_at
             self._shut_at = 0.0
 

@@ -1,1 +1,1 @@
-"""nftables: scripts through libnftables, and tables that live no longer than this process."""
+"""nftables: tables over raw nfnetlink that live no longer than the process that made them."""

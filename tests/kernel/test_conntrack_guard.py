@@ -14,10 +14,11 @@ from fcntl import ioctl
 from pathlib import Path
 
 import pytest
+from guard_text import tcp_match
 
 from nfkeep.conntrack import Condition, Conntrack, Injector, Selector, prime
 from nfkeep.conntrack._ffi import PrimerHandle
-from nfkeep.conntrack.identity import new_nonces, tcp_match
+from nfkeep.conntrack.identity import new_nonces
 from nfkeep.model import Family, Hook
 from nfkeep.testing import Namespace, pair
 

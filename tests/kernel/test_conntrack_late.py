@@ -10,9 +10,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from guard_text import tcp_match, udp_match
 
 from nfkeep.conntrack import Condition, Conntrack, Injector, Primed, Selector, prime
-from nfkeep.conntrack.identity import new_nonces, tcp_match, udp_match
+from nfkeep.conntrack.identity import new_nonces
 from nfkeep.model import Family, Hook
 from nfkeep.testing import Connection, EchoServer, Gateway, Namespace, Transfer, abort_all, dial, living
 from nfkeep.testing.topology import pair

@@ -11,9 +11,10 @@ from select import select
 
 import attrs
 import pytest
+from guard_text import tcp_match, udp_match
 
 from nfkeep.conntrack import Condition, Conntrack, Injector, Primed, Selector, prime
-from nfkeep.conntrack.identity import new_nonces, tcp_match, udp_match
+from nfkeep.conntrack.identity import new_nonces
 from nfkeep.model import Family, Hook
 from nfkeep.testing import Namespace
 from nfkeep.testing.topology import Gateway

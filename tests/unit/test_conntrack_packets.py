@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nfkeep.conntrack._ffi import build_packet
-from nfkeep.conntrack.identity import new_nonces, payload, tcp_match, udp_match
+from nfkeep.conntrack.identity import new_nonces, payload
 from nfkeep.model import Family, Hook
 
 with warnings.catch_warnings():
@@ -85,9 +85,3 @@ def test_the_payload_names_the_project_and_the_nonce() -> None:
 def test_nonces_are_different() -> None:
     """One per hook."""
     assert len(set(new_nonces(list(Hook)).values())) == len(Hook)
-
-
-def test_the_words_for_nft() -> None:
-    """What a rule has to say to catch them."""
-    assert tcp_match(5) == "tcp flags & (fin | syn | rst) == syn tcp sequence 5"
-    assert udp_match(5) == "meta l4proto udp udp length 16 @th,64,64 0x6e666b7000000005"

@@ -1,9 +1,4 @@
-"""The nft table that stands guard during a change: pure text, made of numbers and addresses only.
-
-Three jobs, for some milliseconds. The gate drops packets that would open a limited connection (clients send them
-again). The sink drops the opening packets that nfkeep sends itself, right behind the rules that shall count them. The
-hush drops what a REJECT would answer to those.
-"""
+"""The guard table written a second time, as nft text: what nfkeep.keep.guard makes must be the same in the kernel."""
 
 from __future__ import annotations
 
@@ -13,6 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from nfkeep.conntrack import identity
 from nfkeep.conntrack.select import Condition, Selector
+from nfkeep.keep.guard import arrived
 from nfkeep.model import Family, Hook
 
 _TCP, _UDP = 6, 17
@@ -50,14 +46,14 @@ def guard_table(
     return "".join(chains)
 
 
-def arrived(hook: Hook) -> str:
-    """The table's counter of our packets that have passed the watched table at a hook."""
-    return f"arrived_{hook.name.lower()}"
+def tcp_match(nonce: int) -> str:
+    """The nft expression that a TCP opening packet with this nonce matches: SYN or SYN|ACK, and the sequence number."""
+    return f"tcp flags & (fin | syn | rst) == syn tcp sequence {nonce}"
 
 
-def opens(name: str) -> str:
-    """The command that opens the gate of table `name` while the sink stays."""
-    return f"flush set inet {name} shut\n"
+def udp_match(nonce: int) -> str:
+    """The nft expression that a UDP opening packet with this nonce matches: its length and its whole payload."""
+    return f"meta l4proto udp udp length 16 @th,64,64 0x{identity.payload(nonce).hex()}"
 
 
 def _chain(job: str, hook: Hook, priority: int, lines: list[str]) -> str:
@@ -67,7 +63,7 @@ def _chain(job: str, hook: Hook, priority: int, lines: list[str]) -> str:
 
 
 def _own(nonce: int, verdict: str) -> list[str]:
-    return [f"{identity.tcp_match(nonce)} {verdict}", f"{identity.udp_match(nonce)} {verdict}"]
+    return [f"{tcp_match(nonce)} {verdict}", f"{udp_match(nonce)} {verdict}"]
 
 
 def _midstream(selectors: tuple[Selector, ...]) -> Iterator[str]:
