@@ -5,7 +5,7 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-PARTS = ("flows", "guard", "match", "messages", "netlink", "packets", "prime", "repair", "routes", "select")
+PARTS = ("exchange", "flows", "guard", "match", "messages", "netlink", "packets", "prime", "repair", "routes", "select")
 
 ffi = FFI()
 ffi.cdef("\n".join(line for line in (HERE / "conntrack_api.h").read_text().splitlines() if not line.startswith("#")))

@@ -1,4 +1,4 @@
-/* One batch at work; shared by conntrack_prime.c and conntrack_repair.c. */
+/* One batch at work; shared by conntrack_prime.c, conntrack_exchange.c and conntrack_repair.c. */
 #ifndef NFK_CONNTRACK_PRIME_H
 #define NFK_CONNTRACK_PRIME_H
 #include "conntrack.h"
@@ -44,5 +44,8 @@ struct nfk_primer {
 const struct entry *work_entry(const struct work *w);
 int prime_exchange(nfk_primer *p, size_t last, uint32_t last_sequence);
 int prime_leave_word(nfk_primer *p);
+int prime_rebuild(nfk_primer *p);               /* reads all entries; takes the heavy ones down and builds them anew */
 int prime_repair(nfk_primer *p);
+int prime_loosen(nfk_primer *p);
+int prime_complete(nfk_primer *p, int pass);    /* makes the entries whole; pass 1 only those that pass 0 could not */
 #endif

@@ -15,19 +15,21 @@ def extensions_folder() -> str:
 
 
 ffi = FFI()
-ffi.cdef((HERE / "xtables_cdef.h").read_text())
+ffi.cdef((HERE / "xtables_api.h").read_text())
 ffi.set_source(
     "nfkeep.xtables._xtables",
     '#include "xtables_world.h"\n',
     sources=[
         "csrc/xtables_text.c",
+        "csrc/xtables_print.c",
         "csrc/xtables_options.c",
         "csrc/xtables_targets.c",
         "csrc/xtables_table.c",
+        "csrc/xtables_commit.c",
         "csrc/xtables_scan.c",
     ],
     include_dirs=["csrc"],
-    depends=["csrc/xtables_world.h", "csrc/xtables_text.h", "csrc/xtables_cdef.h", "csrc/xtables_table.h"],
+    depends=["csrc/xtables_world.h", "csrc/xtables_text.h", "csrc/xtables_api.h", "csrc/xtables_table.h"],
     define_macros=[("NFK_XTABLES_LIBDIR", f'"{extensions_folder()}"')],
     libraries=["ip4tc", "ip6tc", "xtables"],
     extra_compile_args=["-Wall", "-Wextra", "-O2"],

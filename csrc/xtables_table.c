@@ -8,68 +8,6 @@
 
 #include "xtables_table.h"
 
-/* Calls the family's variant of a libiptc function; the two differ in the entry's type only. */
-#define CALL(table, name, ...) \
-    ((table)->family == AF_INET6 ? ip6tc_##name(__VA_ARGS__) : iptc_##name(__VA_ARGS__))
-
-/* The table as the kernel gives it: struct ipt_get_entries or its twin, in malloc'ed memory. */
-static int read_kernel(const nfk_table *table, struct nfk_image *image)
-{
-    bool v6 = table->family == AF_INET6;
-    int level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
-    struct ipt_getinfo info;
-    struct ipt_get_entries *entries;
-    socklen_t size;
-    int error;
-
-    /* struct ip6t_getinfo and ip6t_get_entries have the same layout (linux/netfilter_ipv6/ip6_tables.h). */
-    for (int attempt = 0; attempt < 8; attempt++) {
-        memset(&info, 0, sizeof(info));
-        strcpy(info.name, table->name);
-        size = sizeof(info);
-        if (getsockopt(table->fd, level, v6 ? IP6T_SO_GET_INFO : IPT_SO_GET_INFO, &info, &size) < 0)
-            return errno;
-        entries = calloc(1, sizeof(*entries) + info.size);
-        if (!entries)
-            return ENOMEM;
-        strcpy(entries->name, table->name);
-        entries->size = info.size;
-        size = sizeof(*entries) + info.size;
-        if (getsockopt(table->fd, level, v6 ? IP6T_SO_GET_ENTRIES : IPT_SO_GET_ENTRIES, entries, &size) == 0) {
-            image->entries = entries;
-            image->size = info.size;
-            return 0;
-        }
-        error = errno;
-        free(entries);
-        if (error != EAGAIN) /* EAGAIN: it changed its size between the two calls */
-            return error;
-    }
-    return EAGAIN;
-}
-
-static bool same_but_for_counters(int family, const struct nfk_image *left, const struct nfk_image *right)
-{
-    size_t counters = family == AF_INET6 ? offsetof(struct ip6t_entry, counters) : offsetof(struct ipt_entry, counters);
-    size_t head = nfk_head_size(family), at = 0, next;
-
-    if (left->size != right->size)
-        return false;
-    while (at < left->size) {
-        const unsigned char *a = (const unsigned char *)left->entries->entrytable + at;
-        const unsigned char *b = (const unsigned char *)right->entries->entrytable + at;
-
-        if (left->size - at < head)
-            return false;
-        next = nfk_next_offset(family, a);
-        if (next < head || next > left->size - at || memcmp(a, b, counters) != 0
-            || memcmp(a + head, b + head, next - head) != 0)
-            return false;
-        at += next;
-    }
-    return true;
-}
-
 nfk_table *nfk_table_open(int family, const char *name, int *error)
 {
     nfk_table *table = calloc(1, sizeof(*table));
@@ -89,7 +27,7 @@ nfk_table *nfk_table_open(int family, const char *name, int *error)
         *error = errno;
         goto failed;
     }
-    *error = read_kernel(table, &table->image);
+    *error = nfk_read_kernel(table, &table->image);
     if (*error)
         goto failed;
     table->handle = CALL(table, init, name);
@@ -113,35 +51,6 @@ void nfk_table_close(nfk_table *table)
         close(table->fd);
     free(table->image.entries);
     free(table);
-}
-
-int nfk_table_unchanged(nfk_table *table)
-{
-    struct nfk_image now = {0};
-    int error = read_kernel(table, &now), same;
-
-    if (error)
-        return -error;
-    same = same_but_for_counters(table->family, &table->image, &now);
-    free(now.entries);
-    return same;
-}
-
-int nfk_table_commit(nfk_table *table, int *applied)
-{
-    int error;
-
-    *applied = 0;
-    errno = 0;
-    if (CALL(table, commit, table->handle)) {
-        *applied = 1;
-        return 0;
-    }
-    error = errno ? errno : EIO;
-    /* libiptc replaces the table and then adds the counters; which of the two failed shows in the kernel only. */
-    *applied = nfk_table_unchanged(table) == 0;
-    errno = error;
-    return error;
 }
 
 const char *nfk_table_strerror(nfk_table *table, int error)
@@ -363,6 +272,7 @@ int nfk_chain_flush(nfk_table *table, const char *chain)
 
 int nfk_chain_zero(nfk_table *table, const char *chain)
 {
+    nfk_forget_policy_counters(table, chain);
     errno = 0;
     return result(CALL(table, zero_entries, chain, table->handle));
 }
@@ -387,6 +297,7 @@ int nfk_chain_rename(nfk_table *table, const char *chain, const char *name)
 
 int nfk_chain_set_policy(nfk_table *table, const char *chain, const char *policy)
 {
+    nfk_forget_policy_counters(table, chain); /* as iptables -P does */
     errno = 0;
     return result(CALL(table, set_policy, chain, policy, NULL, table->handle));
 }

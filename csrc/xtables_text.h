@@ -25,6 +25,9 @@ struct nfk_rule {
 /* Reports through the guard and does not return. */
 __attribute__((noreturn, format(printf, 2, 3))) void nfk_fail(enum xtables_exittype status, const char *format, ...);
 
+/* Runs `work` under the guard with the C library's output going to memory; the text becomes out->text. */
+void nfk_guard_run(int family, struct nfk_text *out, void (*work)(void *), void *context);
+
 /* The extension behind a target's name in a family, NULL if there is none (then it may be a chain's name). */
 struct xtables_target *nfk_find_target(int family, const char *name);
 /* Has libxtables look for a target again; that it is not there is no error. */

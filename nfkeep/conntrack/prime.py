@@ -1,4 +1,4 @@
-"""Has the kernel count live flows again: recreate and prime, by batches (csrc/conntrack_prime.c, docs in design.md).
+"""Has the kernel count live flows again: recreate and prime, by batches (csrc/conntrack_prime.c, docs/how-it-works.md).
 
 A batch is never left half-done: C runs it whole, an interrupt takes effect between batches, and a guardian process
 completes it even if this one is killed.

@@ -112,7 +112,10 @@ class Restoration:
                 self._shut_at = 0.0
         # Taking devices down, and closing any nfnetlink socket behind a deletion in nftables, waits for RCU grace
         # periods (20-50 ms in all); nobody has to stand and watch.
-        threading.Thread(target=self._close_means, name="nfkeep-close").start()
+        try:
+            threading.Thread(target=self._close_means, name="nfkeep-close").start()
+        except RuntimeError:  # no more threads, or the interpreter is about to end
+            self._close_means()
 
     def _close_means(self) -> None:
         self._conntrack.close()

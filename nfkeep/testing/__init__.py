@@ -6,19 +6,12 @@ Public, for other projects too; the pytest fixtures are in `nfkeep.testing.fixtu
 from __future__ import annotations
 
 from nfkeep.namespaces import CommandFailedError, Namespace, sysctl
+from nfkeep.testing.connections import Connection, abort_all, close_all, dial, living
+from nfkeep.testing.polling import wait_until
+from nfkeep.testing.server import EchoServer
+from nfkeep.testing.sockets import Kind
 from nfkeep.testing.topology import Gateway, IPAddress, add_address, add_route, batch, pair
-from nfkeep.testing.traffic import (
-    Connection,
-    EchoServer,
-    Kind,
-    Transfer,
-    TransferResult,
-    abort_all,
-    close_all,
-    dial,
-    living,
-    wait_until,
-)
+from nfkeep.testing.transfer import Transfer, TransferResult
 
 __all__ = [
     "CommandFailedError",

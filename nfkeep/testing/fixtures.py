@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Protocol
 import pytest
 
 from nfkeep.namespaces import Namespace
+from nfkeep.testing.connections import Connection, abort_all, dial
+from nfkeep.testing.server import EchoServer
 from nfkeep.testing.topology import Gateway
-from nfkeep.testing.traffic import Connection, EchoServer, Kind, Transfer, abort_all, dial
+from nfkeep.testing.transfer import Transfer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from nfkeep.model import Family
+    from nfkeep.testing.sockets import Kind
     from nfkeep.testing.topology import IPAddress
 
 __all__ = [

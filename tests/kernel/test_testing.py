@@ -36,9 +36,8 @@ from nfkeep.testing import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from nfkeep.testing import Connection
+    from nfkeep.testing import Connection, Kind
     from nfkeep.testing.fixtures import Dialer, EchoServerFactory, GatewayFactory, TransferFactory
-    from nfkeep.testing.traffic import Kind
 
 pytestmark = pytest.mark.kernel
 

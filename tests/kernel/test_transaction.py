@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import socket
 import subprocess
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -87,6 +89,63 @@ def test_counters_are_read_kept_and_zeroed(namespace: Namespace) -> None:
         with nfkeep.transaction() as tx:
             tx.append("INPUT", Rule.parse("-p udp -c 3 4 -j ACCEPT"))
         assert nfkeep.read("filter").chains["INPUT"].rules[2].counters == Counters(3, 4)
+
+
+@FAMILIES
+def test_no_packet_is_lost_from_a_counter(namespace: Namespace, family: Family) -> None:
+    """Datagrams pass while the table is replaced a hundred times: rule and policy have counted each exactly once."""
+    address = "127.0.0.1" if family is Family.IPV4 else "::1"
+    sent = 0
+    stop = threading.Event()
+    with namespace:
+        with nfkeep.transaction("filter", family) as tx:
+            tx.append("INPUT", "-p udp")
+        receiver = socket.socket(family.value, socket.SOCK_DGRAM)
+        receiver.bind((address, 0))
+        sender = socket.socket(family.value, socket.SOCK_DGRAM)
+        sender.connect(receiver.getsockname()[:2])
+
+        def send() -> None:
+            nonlocal sent
+            while not stop.is_set():
+                sender.send(b"x")
+                sent += 1
+
+        thread = threading.Thread(target=send)
+        thread.start()
+        try:
+            for number in range(100):
+                with nfkeep.transaction("filter", family) as tx:
+                    tx.append("FORWARD", "-p tcp -j DROP")
+                    if number % 2:
+                        tx.insert("INPUT", "-p tcp -j DROP")
+                        tx.delete("INPUT", "-p tcp -j DROP")
+        finally:
+            stop.set()
+            thread.join()
+        sender.close()
+        receiver.close()
+        chain = nfkeep.read("filter", family).chains["INPUT"]
+    assert sent > 1000
+    assert chain.rules[0].counters.packets == sent
+    assert chain.counters is not None
+    assert chain.counters.packets >= sent
+
+
+def test_policy_counters_begin_anew_where_asked(namespace: Namespace) -> None:
+    """zero_counters and set_policy set a policy's counters to zero, and no other's."""
+    namespace.run("iptables-legacy-restore -c", input="*filter\n:INPUT ACCEPT [3:30]\n:FORWARD ACCEPT [4:40]\n"
+                  ":OUTPUT ACCEPT [5:50]\nCOMMIT\n")  # fmt: skip
+    with namespace:
+        with nfkeep.transaction() as tx:
+            tx.zero_counters("INPUT")
+            tx.set_policy("FORWARD", "DROP")
+        chains = nfkeep.read("filter").chains
+        assert [chains[name].counters for name in ("INPUT", "FORWARD", "OUTPUT")] == [
+            Counters(),
+            Counters(),
+            Counters(5, 50),
+        ]
 
 
 def test_an_exception_changes_nothing(namespace: Namespace) -> None:

@@ -1,0 +1,185 @@
+/* What a batch says to ctnetlink and hears from it: the requests of all its flows go in one send, and each answer finds
+ * its flow by sequence number. When each exchange has its turn, and what passes in between, is in conntrack_prime.c. */
+#include "conntrack.h"
+#include "conntrack_prime.h"
+
+const struct entry *work_entry(const struct work *w) { return w->is_fresh ? &w->fresh : &w->dumped; }
+
+/* The entry before it is taken down, copied for later. */
+static void take_fresh(nfk_primer *p, struct work *w, const uint8_t *attributes, size_t length)
+{
+    w->fresh_at = p->fresh.length;
+    uint8_t *copy = buffer_extend(&p->fresh, NLA_ALIGN(length));
+    if (copy)
+        memcpy(copy, attributes, length);
+    w->fresh_length = copy ? length : 0;
+}
+
+/* The entry after its packet, or packets, have passed. */
+static void take_check(nfk_primer *p, struct work *w, const uint8_t *attributes, size_t length)
+{
+    struct entry now;
+    if (!entry_parse(attributes, length, p->flows->family, &now))
+        return;
+    /* our own packet in the direction of replies sets SEEN_REPLY; it wants to be counted before ASSURED, too */
+    uint32_t too_early = w->replied ? IPS_ASSURED : IPS_SEEN_REPLY | IPS_ASSURED;
+    if (p->recreate && w->sent && now.status & too_early)
+        w->late = true;
+    if (p->rejects && now.state == NFK_TCP_CLOSE && !entry_closed(work_entry(w)))
+        w->rejected = true;
+    if (now.attributes[CTA_ID].length == sizeof(w->id))
+        memcpy(w->id, now.attributes[CTA_ID].data, sizeof(w->id));
+}
+
+/* Sorts an answer to its work by sequence number. */
+static int take_answer(void *context, const struct nlmsghdr *message)
+{
+    nfk_primer *p = context;
+    uint32_t at = message->nlmsg_seq - p->sequence;
+    struct work *w = at / OPERATIONS < p->count ? &p->works[at / OPERATIONS] : NULL;
+    if (!w)
+        return 0;
+    if (message->nlmsg_type == NLMSG_ERROR) {
+        w->errors[at % OPERATIONS] = netlink_error(message);
+    } else if (message->nlmsg_type == (NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_NEW) && at % OPERATIONS == OP_GET &&
+               message->nlmsg_len >= NLMSG_LENGTH(sizeof(struct nfgenmsg))) {
+        const uint8_t *attributes = (const uint8_t *)message + NLMSG_LENGTH(sizeof(struct nfgenmsg));
+        size_t length = message->nlmsg_len - NLMSG_LENGTH(sizeof(struct nfgenmsg));
+        if (p->checking)
+            take_check(p, w, attributes, length);
+        else
+            take_fresh(p, w, attributes, length);
+    }
+    return 0;
+}
+
+/* Sends p->out, whose last message starts at `last` and has sequence p->sequence + `last_sequence`. */
+int prime_exchange(nfk_primer *p, size_t last, uint32_t last_sequence)
+{
+    int error = 0;
+    if (p->out.failed)
+        error = -ENOMEM;
+    else if (p->out.length) {
+        message_expect_ack(&p->out, last);
+        error = netlink_exchange(&p->flows->ctnetlink, p->out.data, p->out.length, p->sequence + last_sequence,
+                                 take_answer, p);
+    }
+    p->out.length = 0;
+    p->out.failed = false;
+    p->sequence += (uint32_t)p->batch * OPERATIONS;
+    return error;
+}
+
+/* What makes a flow whole after its packet has passed. */
+static void add_update(nfk_primer *p, struct work *w, struct buffer *out, uint32_t sequence, bool with_status)
+{
+    static const uint8_t zeros[64];
+    struct entry entry = *work_entry(w);
+    unsigned what = UPDATE_MARKS;
+    uint32_t bits = entry.status & (IPS_SEEN_REPLY | IPS_ASSURED | IPS_FIXED_TIMEOUT), status = IPS_CONFIRMED | bits;
+    struct attribute labels = w->dumped.attributes[CTA_LABELS];
+    if (!entry.attributes[CTA_LABELS].data && labels.data && labels.length <= sizeof(zeros))
+        entry.attributes[CTA_LABELS] = (struct attribute){zeros, labels.length};
+    if (w->heavy) {
+        what |= UPDATE_TIMEOUT | (bits && with_status ? UPDATE_STATUS : 0);
+        if (w->level == CREATE_ALL && entry.attributes[CTA_TUPLE_MASTER].data)
+            status |= IPS_EXPECTED;     /* may not be changed, so it has to be named */
+        if (w->rejected || (!w->created_fresh && (entry.state != w->dumped.state || entry.state == NFK_TCP_NONE)))
+            what |= UPDATE_STATE;
+    } else if (w->rejected) {
+        what |= UPDATE_STATE | UPDATE_TIMEOUT;
+    } else if (entry.original.protocol != NFK_TCP && !(entry.status & IPS_FIXED_TIMEOUT)) {
+        what |= UPDATE_TIMEOUT;         /* a SYN again does not renew the timeout of a TCP flow, a datagram does */
+    }
+    message_update(out, sequence, p->flows->family, &entry, what, status);
+}
+
+/* Leaves with the guardian what would complete the batch from here. */
+int prime_leave_word(nfk_primer *p)
+{
+    struct buffer words = {0};
+    int error = 0;
+    if (!p->guardian)
+        return 0;
+    for (size_t i = 0; i < p->count; i++)
+        if (p->works[i].heavy && !p->works[i].gone)
+            add_update(p, &p->works[i], &words, 0, true);
+    error = guardian_take(p->guardian, &words);
+    buffer_free(&words);
+    return error;
+}
+
+int prime_rebuild(nfk_primer *p)
+{
+    uint8_t family = p->flows->family;
+    size_t last = 0;
+    uint32_t last_sequence = 0;
+    for (size_t i = 0; i < p->count; i++) {
+        struct work *w = &p->works[i];
+        uint32_t first = (uint32_t)i * OPERATIONS;
+        last = p->out.length;
+        last_sequence = first + OP_GET;
+        message_get(&p->out, p->sequence + first + OP_GET, family, &w->dumped);
+        if (!w->heavy)
+            continue;
+        message_delete(&p->out, p->sequence + first + OP_DELETE, family, &w->dumped, CTA_TUPLE_ORIG, true);
+        last = p->out.length;
+        last_sequence = first + OP_CREATE;
+        message_create(&p->out, p->sequence + first + OP_CREATE, family, &w->dumped, CREATE_ALL);
+    }
+    int error = prime_exchange(p, last, last_sequence);
+    for (size_t i = 0; i < p->count; i++) {
+        struct work *w = &p->works[i];
+        w->is_fresh = w->fresh_length &&
+                      entry_parse(p->fresh.data + w->fresh_at, w->fresh_length, family, &w->fresh);
+    }
+    return error;
+}
+
+/* A SYN would restart the window tracking of a flow that is still opening: let it not check windows from now on. */
+int prime_loosen(nfk_primer *p)
+{
+    size_t last = 0;
+    uint32_t last_sequence = 0;
+    for (size_t i = 0; i < p->count; i++) {
+        struct work *w = &p->works[i];
+        const struct entry *entry = work_entry(w);
+        if (w->gone || w->heavy || entry->original.protocol != NFK_TCP ||
+            (entry->state > NFK_TCP_SYN_SENT && entry->state != NFK_TCP_SYN_SENT2))
+            continue;
+        last = p->out.length;
+        last_sequence = (uint32_t)i * OPERATIONS + OP_UPDATE;
+        message_update(&p->out, p->sequence + last_sequence, p->flows->family, entry, UPDATE_LIBERAL, 0);
+    }
+    return prime_exchange(p, last, last_sequence);
+}
+
+/* Whether flow `w` needs an update in this pass. A second time only those of which the first has shown that a reset
+ * closed the entry, or that real packets had already set status bits that we know nothing of. */
+static bool wants_update(const struct work *w, int pass)
+{
+    return !w->gone && (!pass || w->rejected || w->errors[OP_UPDATE] == EBUSY);
+}
+
+int prime_complete(nfk_primer *p, int pass)
+{
+    size_t last = 0;
+    uint32_t last_sequence = 0;
+    p->checking = true;
+    for (size_t i = 0; i < p->count; i++) {
+        struct work *w = &p->works[i];
+        bool with_status = !pass || w->errors[OP_UPDATE] != EBUSY;
+        uint32_t first = (uint32_t)i * OPERATIONS;
+        if (!wants_update(w, pass))
+            continue;
+        if (!pass && w->sent && (p->recreate || (p->rejects && w->flow->original.protocol == NFK_TCP)))
+            message_get(&p->out, p->sequence + first + OP_GET, p->flows->family, work_entry(w));
+        last = p->out.length;
+        last_sequence = first + OP_UPDATE;
+        w->errors[OP_UPDATE] = 0;
+        add_update(p, w, &p->out, p->sequence + last_sequence, with_status);
+    }
+    int error = prime_exchange(p, last, last_sequence);
+    p->checking = false;
+    return error;
+}
