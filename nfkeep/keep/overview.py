@@ -10,7 +10,7 @@ from nfkeep.conntrack import Conntrack
 from nfkeep.keep.change import observe_table
 from nfkeep.keep.hold import CHAIN, held
 from nfkeep.keep.observe import Found, Observation, StateKey
-from nfkeep.keep.paths import selectors
+from nfkeep.keep.paths import Reach
 from nfkeep.keep.plan import make_plan
 from nfkeep.keep.report import Fidelity
 from nfkeep.model import Family
@@ -74,7 +74,7 @@ def _content(observation: Observation, found: Found, kind: str) -> str | None:
         prefix = sum(byte.bit_count() for byte in asked.mask[: len(found.entry.source)])
         limit_text = f"{'up to' if asked.upto else 'limit'} {asked.limit} per {address} /{prefix}"
         with Conntrack() as conntrack:
-            live = conntrack.count(observation.family, selectors(observation, found))
+            live = conntrack.count(observation.family, Reach(observation).selectors(found))
         return f"{live} live flows, {limit_text}"
     if kind == limit.NAME:
         return f"a bucket of {limit.burst(match)} packets, level unreadable"

@@ -5,6 +5,7 @@ Pure: works on observations only. A condition that is not understood is taken to
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 
@@ -29,25 +30,60 @@ MOST_PATHS = 64
 _HOOKS: Mapping[str, Hook] = MappingProxyType({hook.name: hook for hook in Hook})
 
 
-def selectors(observation: Observation, found: Found) -> tuple[Selector, ...]:
-    """The opening packets (and, where `replies` says so, later ones) that can reach a rule.
+class Reach:
+    """The ways through one table, found once and asked for many rules."""
 
-    Empty if no opening packet can: the rule asks for something else, or no chain leads to it.
+    def __init__(self, observation: Observation) -> None:
+        self.observation = observation
+        self._into: dict[str, list[Found]] = {}
+        for each in observation.found:
+            if each.entry.jump is not None:
+                self._into.setdefault(each.entry.jump, []).append(each)
+        self._known: dict[tuple[str, int], tuple[Selector, ...]] = {}
+
+    def selectors(self, found: Found) -> tuple[Selector, ...]:
+        """The opening packets (and, where `replies` says so, later ones) that can reach a rule.
+
+        Empty if no opening packet can: the rule asks for something else, or no chain leads to it.
+        """
+        place = (found.chain, found.position)
+        if place not in self._known:
+            made = (_selector(self.observation, way) for way in self._ways(found))
+            self._known[place] = tuple(selector for selector in made if selector is not None)
+        return self._known[place]
+
+    def _ways(self, found: Found) -> list[tuple[Found, ...]]:
+        """The chains of jumps that end in `found`, each from a rule of a base chain on."""
+        ways = list(itertools.islice(self._climb((found,), frozenset({found.chain})), MOST_PATHS + 1))
+        if len(ways) <= MOST_PATHS:
+            return ways
+        return [(_bare(chain, found), found) for chain in self._base_chains(found.chain)]
+
+    def _climb(self, way: tuple[Found, ...], seen: frozenset[str]) -> Iterator[tuple[Found, ...]]:
+        chain = way[0].chain
+        if chain in _HOOKS:
+            yield way
+            return
+        for jump in self._into.get(chain, ()):
+            if jump.chain not in seen:
+                yield from self._climb((jump, *way), seen | {jump.chain})
+
+    def _base_chains(self, chain: str) -> list[str]:
+        """The base chains from which a chain is reached."""
+        seen, open_ends = {chain}, [chain]
+        while open_ends:
+            callers = {jump.chain for jump in self._into.get(open_ends.pop(), ())} - seen
+            seen |= callers
+            open_ends += callers
+        return [each for each in _HOOKS if each in seen]
+
+
+def can_meet(one: Selector, other: Selector, *, same_destination: bool = True) -> bool:
+    """Whether some packet could satisfy both; False only where their simple conditions exclude each other.
+
+    Without `same_destination` one of them sees destinations that may since have been translated.
     """
-    ways = _ways(observation, found)
-    return tuple(selector for way in ways if (selector := _selector(observation, way)) is not None)
-
-
-def hooks(observation: Observation, found: Found) -> frozenset[Hook]:
-    """The hooks from which a rule is reached."""
-    return frozenset(_HOOKS[way[0].chain] for way in _ways(observation, found))
-
-
-def can_meet(one: Selector, other: Selector) -> bool:
-    """Whether some packet could satisfy both; False only where their simple conditions exclude each other."""
-    return one.hook is other.hook and not any(
-        _exclude(left, right) for left in one.conditions for right in other.conditions
-    )
+    return not any(_exclude(left, right, same_destination) for left in one.conditions for right in other.conditions)
 
 
 def conditions(entry: Entry) -> tuple[Condition, ...]:
@@ -85,31 +121,8 @@ def conditions(entry: Entry) -> tuple[Condition, ...]:
     )
 
 
-def _ways(observation: Observation, found: Found) -> list[tuple[Found, ...]]:
-    """The chains of jumps that end in `found`, each from a rule of a base chain on."""
-    into: dict[str, list[Found]] = {}
-    for each in observation.found:
-        if each.entry.jump is not None:
-            into.setdefault(each.entry.jump, []).append(each)
-    ways = list(_climb(into, (found,), {found.chain}))
-    if len(ways) <= MOST_PATHS:
-        return ways
-    # Too many: one way per hook, of the rule that leaves the base chain nothing but the rule itself.
-    return [(_bare(way[0]), found) for way in {way[0].chain: way for way in ways}.values()]
-
-
-def _climb(into: Mapping[str, list[Found]], way: tuple[Found, ...], seen: set[str]) -> Iterator[tuple[Found, ...]]:
-    chain = way[0].chain
-    if chain in _HOOKS:
-        yield way
-        return
-    for jump in into.get(chain, ()):
-        if jump.chain not in seen:
-            yield from _climb(into, (jump, *way), seen | {jump.chain})
-
-
-def _bare(found: Found) -> Found:
-    """The same place without a condition of its own."""
+def _bare(chain: str, found: Found) -> Found:
+    """A rule of a base chain that stands for all ways from there: without any condition."""
     size = len(found.entry.source)
     nothing = bytes(16)
     entry = Entry(
@@ -123,7 +136,7 @@ def _bare(found: Found) -> Found:
         verdict=found.entry.verdict,
         target=found.entry.target,
     )
-    return Found(found.chain, found.position, found.rule, entry)
+    return Found(chain, 0, found.rule, entry)
 
 
 def _selector(observation: Observation, way: tuple[Found, ...]) -> Selector | None:
@@ -145,19 +158,20 @@ def _unless_any(value: bytes, mask: bytes) -> bytes:
     return value if any(mask) else b""
 
 
-def _exclude(left: Condition, right: Condition) -> bool:
-    return (
-        _protocols_exclude(left, right)
-        or _addresses_exclude(
-            (left.source, left.source_mask, left.source_inverted),
-            (right.source, right.source_mask, right.source_inverted),
-        )
-        or _addresses_exclude(
+def _exclude(left: Condition, right: Condition, same_destination: bool) -> bool:
+    if _protocols_exclude(left, right):
+        return True
+    if _addresses_exclude(
+        (left.source, left.source_mask, left.source_inverted),
+        (right.source, right.source_mask, right.source_inverted),
+    ) or _ports_exclude(
+        (left.source_ports, left.source_ports_inverted), (right.source_ports, right.source_ports_inverted)
+    ):
+        return True
+    return same_destination and (
+        _addresses_exclude(
             (left.destination, left.destination_mask, left.destination_inverted),
             (right.destination, right.destination_mask, right.destination_inverted),
-        )
-        or _ports_exclude(
-            (left.source_ports, left.source_ports_inverted), (right.source_ports, right.source_ports_inverted)
         )
         or _ports_exclude(
             (left.destination_ports, left.destination_ports_inverted),

@@ -6,15 +6,15 @@ of packets and counts by the same key, whatever it allows or does with them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import attrs
 
 from nfkeep.conntrack.select import Selector
 from nfkeep.keep.observe import Found, Observation, StateKey, state_key
-from nfkeep.keep.paths import can_meet, conditions, selectors
+from nfkeep.keep.paths import Reach, can_meet, conditions
 from nfkeep.keep.report import Fidelity, Outcome
-from nfkeep.model import Hook
+from nfkeep.model import Hook, Rule
 from nfkeep.xtables import connlimit, limit, quota, recent, statistic
 from nfkeep.xtables.entry import Extension
 from nfkeep.xtables.opening import asks_state
@@ -24,8 +24,8 @@ from nfkeep.xtables.tables import TABLES
 #: What an opening packet would do to these cannot be undone: better not to count than to ban, divert or mark.
 _HARMFUL = frozenset(
     {
-        *("recent", "hashlimit", "NFQUEUE", "TEE", "SYNPROXY", "CLUSTERIP", "TPROXY", "SET", "CT"),
-        *("NFLOG", "ULOG", "AUDIT", "TRACE", "IDLETIMER", "CONNMARK", "CONNSECMARK", "LED"),
+        *("recent", "hashlimit", "NFQUEUE", "TEE", "SYNPROXY", "CLUSTERIP", "TPROXY", "SET"),
+        *("NFLOG", "ULOG", "AUDIT", "TRACE", "IDLETIMER", "CONNSECMARK", "LED"),
     }
 )
 
@@ -71,11 +71,12 @@ def make_plan(
     others = tuple(others)
     limits: list[Limit] = []
     outcomes: list[Outcome] = []
-    pairs = tuple(_continued(before, after))
-    for old, new in pairs:
+    reach = Reach(after)
+    hazards = _hazards(reach, others)
+    for old, new in _continued(before, after):
         for extension in extensions(new.entry):
             if extension.name == connlimit.NAME:
-                planned = _limit(after, new, others)
+                planned = _limit(reach, new, hazards)
                 if isinstance(planned, Limit):
                     limits.append(planned)
                 else:
@@ -83,14 +84,15 @@ def make_plan(
             elif (outcome := _in_rule(after, old, new, extension)) is not None:
                 outcomes.append(outcome)
     elsewhere = {key for other in others for key in other.named()}
-    gone = {key: e for key, e in before.named().items() if key not in after.named() and key not in elsewhere}
+    named, still_named = before.named(), after.named()
+    gone = {key: e for key, e in named.items() if key not in still_named and key not in elsewhere}
     outcomes += _named(before, after, elsewhere)
     outcomes += [_gone(before, key, hold=hold) for key in gone]
-    outcomes += _mild_hazards(after, others, limits)
+    outcomes += _mild_hazards(after, hazards, limits)
     return Plan(
         tuple(limits),
         tuple((key, e) for key, e in gone.items() if hold and _can_be_held(key)),
-        frozenset(after.named().keys() - before.named().keys()),
+        frozenset(still_named.keys() - named.keys()),
         tuple(outcomes),
         any(asks_state(each.entry) for seen in (after, *others) for each in seen.found),
     )
@@ -105,32 +107,35 @@ def limited(observation: Observation) -> tuple[Selector, ...]:
     """The opening packets that any connlimit rule of a table can count: those to be held off during a change."""
     if observation.table == "nat":
         return ()
+    reach = Reach(observation)
     return tuple(
         selector
         for each in observation.found
         if any(each.matches(connlimit.NAME))
-        for selector in selectors(observation, each)
+        for selector in reach.selectors(each)
     )
 
 
-def _continued(before: Observation, after: Observation) -> Iterable[tuple[Found, Found]]:
-    """Pairs of an old rule and the new rule that goes on in its place."""
-    left = list(before.stateful())
+def _continued(before: Observation, after: Observation) -> Iterator[tuple[Found, Found]]:
+    """Pairs of an old rule and the new rule that goes on in its place: the same chain first, then the same rule."""
+    left: dict[Rule, list[Found]] = {}
+    for old in before.stateful():
+        left.setdefault(old.rule, []).append(old)
     unmatched = []
     for new in after.stateful():
-        old = next((o for o in left if o.rule == new.rule and o.chain == new.chain), None) or next(
-            (o for o in left if o.rule == new.rule), None
-        )
-        if old is None:
+        same = left.get(new.rule)
+        if not same:
             unmatched.append(new)
             continue
-        left.remove(old)
+        old = next((each for each in same if each.chain == new.chain), same[0])
+        same.remove(old)
         yield old, new
+    limits = [old for same in left.values() for old in same if any(old.matches(connlimit.NAME))]
     for new in unmatched:
-        old = next((o for o in left if _same_limit(o, new)), None)
-        if old is not None:
-            left.remove(old)
-            yield old, new
+        changed = next((old for old in limits if _same_limit(old, new)), None)
+        if changed is not None:
+            limits.remove(changed)
+            yield changed, new
 
 
 def _same_limit(old: Found, new: Found) -> bool:
@@ -144,7 +149,8 @@ def _same_limit(old: Found, new: Found) -> bool:
     )
 
 
-def _limit(after: Observation, found: Found, others: tuple[Observation, ...]) -> Limit | Outcome:
+def _limit(reach: Reach, found: Found, hazards: tuple[_Hazard, ...]) -> Limit | Outcome:
+    after = reach.observation
     where = after.where(found)
 
     def lost(reason: str) -> Outcome:
@@ -152,52 +158,60 @@ def _limit(after: Observation, found: Found, others: tuple[Observation, ...]) ->
 
     if after.table == "nat":
         return lost("connlimit in the nat table sees first packets only and cannot be counted again")
-    if (chosen := selectors(after, found)) == ():
+    if (chosen := reach.selectors(found)) == ():
         return lost("no opening packet can reach this rule, so its flows cannot be counted again")
-    for observation, hazard, extension in _hazards(after, others, chosen):
-        if extension.name in _HARMFUL:
-            return lost(f"opening packets would meet {extension.name} at {observation.where(hazard)}")
+    for hazard in hazards:
+        if hazard.kind in _HARMFUL and _meets(after, chosen, hazard):
+            return lost(f"opening packets would meet {hazard.kind} at {hazard.where}")
     return Limit(where, chosen)
 
 
-def _hazards(
-    after: Observation, others: tuple[Observation, ...], chosen: tuple[Selector, ...]
-) -> Iterable[tuple[Observation, Found, Extension]]:
-    """Rules that the opening packets of `chosen` could meet and that would take note of them."""
-    for observation in (after, *others):
-        if observation.table == "nat":
-            continue  # entries are made with their NAT done, so the nat table is not asked again
-        for each in observation.found:
-            disturbed = [e for e in extensions(each.entry) if disturbed_by_packets(e)]
-            if not disturbed:
-                continue
-            met = selectors(observation, each)
-            if any(_on_the_way(after, target, observation, one) for target in chosen for one in met):
-                for extension in disturbed:
-                    yield observation, each, extension
+@attrs.frozen(slots=True)
+class _Hazard:
+    """An extension that takes note of packets, where it stands, and the packets that can reach it."""
+
+    kind: str
+    where: str
+    table: str
+    selectors: tuple[Selector, ...]
 
 
-def _on_the_way(after: Observation, target: Selector, observation: Observation, one: Selector) -> bool:
+def _hazards(reach: Reach, others: tuple[Observation, ...]) -> tuple[_Hazard, ...]:
+    """All of them, in the new table and in those that opening packets may pass on their way to it.
+
+    Not in nat: entries are made with their NAT done, so that table is not asked again.
+    """
+    return tuple(
+        _Hazard(extension.name, each.observation.where(found), each.observation.table, each.selectors(found))
+        for each in (reach, *(Reach(other) for other in others))
+        if each.observation.table != "nat"
+        for found in each.observation.found
+        for extension in extensions(found.entry)
+        if disturbed_by_packets(extension)
+    )
+
+
+def _meets(after: Observation, chosen: tuple[Selector, ...], hazard: _Hazard) -> bool:
+    return any(_on_the_way(after, target, hazard, one) for target in chosen for one in hazard.selectors)
+
+
+def _on_the_way(after: Observation, target: Selector, hazard: _Hazard, one: Selector) -> bool:
     if one.hook not in _PATH[target.hook]:
         return False
-    if one.hook is target.hook and TABLES[observation.table].priority > TABLES[after.table].priority:
+    if one.hook is target.hook and TABLES[hazard.table].priority > TABLES[after.table].priority:
         return False
-    if one.hook is target.hook and one.destination_translated == target.destination_translated:
-        return can_meet(one, target)
-    return True  # another hook, where addresses may still be others: assume that they meet
+    return can_meet(one, target, same_destination=one.destination_translated == target.destination_translated)
 
 
-def _mild_hazards(after: Observation, others: tuple[Observation, ...], limits: list[Limit]) -> list[Outcome]:
+def _mild_hazards(after: Observation, hazards: tuple[_Hazard, ...], limits: list[Limit]) -> list[Outcome]:
     chosen = tuple(selector for each in limits for selector in each.selectors)
-    found = {
-        (observation.where(hazard), extension.name): observation
-        for observation, hazard, extension in _hazards(after, others, chosen)
-        if extension.name not in _HARMFUL
-    }
+    reset = (limit.NAME, quota.NAME, statistic.NAME)  # has an outcome of its own in the table that is replaced
     return [
-        Outcome(name, where, Fidelity.APPROXIMATED, "sees one opening packet for each flow that is counted again")
-        for (where, name), observation in found.items()
-        if observation is not after or name not in (limit.NAME, quota.NAME, statistic.NAME)
+        Outcome(hazard.kind, hazard.where, Fidelity.APPROXIMATED, "sees one opening packet for each flow counted again")
+        for hazard in hazards
+        if hazard.kind not in _HARMFUL
+        and (hazard.table != after.table or hazard.kind not in reset)
+        and _meets(after, chosen, hazard)
     ]
 
 
@@ -219,14 +233,14 @@ def _in_rule(after: Observation, old: Found, new: Found, extension: Extension) -
 
 def _named(before: Observation, after: Observation, elsewhere: set[StateKey]) -> list[Outcome]:
     outcomes = []
-    raised = _raised_hit_counts(before, after)
+    raised, still_named = _raised_hit_counts(before, after), after.named()
     for (kind, name), extension in before.named().items():
         key = (kind, name)
         where = f"{before.family} {name}"
         if key in raised:
             detail = "the new rules ask for a larger hitcount, at which the kernel empties the list"
             outcomes.append(Outcome(extension.name, where, Fidelity.LOST, detail))
-        elif key in after.named():
+        elif key in still_named:
             outcomes.append(Outcome(extension.name, where, Fidelity.SURVIVES, "still named by a rule of this table"))
         elif key in elsewhere:
             outcomes.append(Outcome(extension.name, where, Fidelity.SURVIVES, "still named in another table"))

@@ -17,8 +17,8 @@ NAMED = frozenset({recent.NAME, hashlimit.NAME, "rateest", "RATEEST", "IDLETIMER
 #: What else a packet that merely passes would leave a trace in, or send out of the host.
 _TRACES = frozenset(
     {
-        *("LOG", "NFLOG", "ULOG", "AUDIT", "TRACE", "NFQUEUE", "TEE", "SET", "CONNMARK", "CONNSECMARK", "LED"),
-        *("SYNPROXY", "CLUSTERIP", "TPROXY", "CT", "nfacct"),
+        *("LOG", "NFLOG", "ULOG", "AUDIT", "TRACE", "NFQUEUE", "TEE", "SET", "CONNSECMARK", "LED"),
+        *("SYNPROXY", "CLUSTERIP", "TPROXY", "nfacct"),
     }
 )
 

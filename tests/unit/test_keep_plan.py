@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from nfkeep import Family, Fidelity, Rule
-from nfkeep.conntrack import Condition
+from nfkeep.conntrack import Condition, Selector
 from nfkeep.keep.observe import Found, Observation
-from nfkeep.keep.paths import MOST_PATHS, can_meet, selectors
+from nfkeep.keep.paths import MOST_PATHS, Reach, can_meet
 from nfkeep.keep.plan import limited, make_plan
 from nfkeep.model import Hook
 from nfkeep.xtables.entry import decode
@@ -26,6 +26,10 @@ def table(*lines: str, name: str = "filter", family: Family = Family.IPV4) -> Ob
         rule = Rule.parse(text, family)
         found.append(Found(chain, positions[chain], rule, decode(rule)))
     return Observation(name, family, (*BASE, *(c for c in positions if c not in BASE)), tuple(found))
+
+
+def selectors(observation: Observation, found: Found) -> tuple[Selector, ...]:
+    return Reach(observation).selectors(found)
 
 
 def fates(before: Observation, after: Observation, *others: Observation) -> list[tuple[str, str]]:
@@ -65,7 +69,8 @@ HAZARDS = {
     "a list in another hook": ("FORWARD -p tcp -m recent --name x --set", "to be counted"),
     "packets handed to a program": ("INPUT -p tcp -j NFQUEUE", "lost"),
     "packets copied elsewhere": ("INPUT -p tcp -j TEE --gateway 192.0.2.1", "lost"),
-    "packets put in a set": ("INPUT -p tcp -j CONNMARK --set-mark 1", "lost"),
+    "packets that light a lamp": ("INPUT -p tcp -j IDLETIMER --timeout 9 --label x", "lost"),
+    "a mark on the connection, which is put back": ("INPUT -p tcp -j CONNMARK --set-mark 1", "to be counted"),
     "a mark on the packet alone": ("INPUT -p tcp -j MARK --set-mark 1", "to be counted"),
 }  # fmt: skip
 
@@ -86,6 +91,25 @@ def test_hazards_in_an_earlier_table() -> None:
     assert make_plan(seen, seen, [table("PREROUTING -j NFLOG", name="raw")]).limits == ()
     assert len(make_plan(seen, seen, [table("OUTPUT -j NFLOG", name="raw")]).limits) == 1
     assert len(make_plan(seen, seen, [table("INPUT -j NFLOG", name="security")]).limits) == 1
+
+
+def test_where_the_destination_may_be_another() -> None:
+    """Before destination NAT another port or address says nothing, another source or protocol does."""
+    seen = table(f"FORWARD -s 10.0.0.0/8 {LIMIT}")
+    for text, limits in (("-p tcp --dport 22", 0), ("-d 192.0.2.1", 0), ("-p udp", 1), ("-s 192.0.2.0/24", 1)):
+        early = table(f"PREROUTING {text} -j NFLOG", name="mangle")
+        assert len(make_plan(seen, seen, [early]).limits) == limits
+
+
+def test_large_tables_are_planned_in_one_go() -> None:
+    """Thousands of stateful rules, and chains that call each other in all ways, come to an end."""
+    lines = [f"INPUT -s 10.0.{n >> 8}.{n & 255} -m limit --limit 1/s -j LOG" for n in range(3000)]
+    chains = [f"{a} -j {b}" for a in "abcdefghij" for b in "abcdefghij" if a != b]
+    seen = table(*lines, *chains, "INPUT -j a", "FORWARD -j b", f"j {LIMIT}")
+    plan = make_plan(seen, seen)
+    assert len(plan.limits) == 1
+    assert {selector.hook for selector in plan.limits[0].selectors} == {Hook.INPUT, Hook.FORWARD}
+    assert sum(outcome.kind == "limit" for outcome in plan.outcomes) == 3000
 
 
 def test_a_mild_hazard_is_told_and_no_more() -> None:
