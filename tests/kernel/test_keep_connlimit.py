@@ -349,10 +349,10 @@ def test_this_kernel_can_be_made_to_count(family: Family) -> None:
 
 def test_marks_of_connections_stay_what_they_are(start_service: Start) -> None:
     """A rule that marks connections as they open meets the opening packets again, and the mark is put back."""
-    mark = "-t mangle -A PREROUTING -p tcp --syn -j CONNMARK --set-mark 7"
-    service = start_service(INPUT, rules=[mark, f"-A INPUT {INPUT.rule(873)}"])
+    opening = "-t mangle -A PREROUTING -p tcp --syn -j CONNMARK --set-mark 7"
+    later = "-t mangle -A PREROUTING -m conntrack --ctstate ESTABLISHED -j CONNMARK --set-mark 5"
+    service = start_service(INPUT, rules=[opening, later, f"-A INPUT {INPUT.rule(873)}"])
     old = service.dial()
-    service.gateway.run("conntrack -U -p tcp --orig-port-dst 873 --mark 5")
     assert service.append_unrelated().outcomes[0].fidelity is Fidelity.RESTORED
     listed = service.gateway.run("conntrack -L -p tcp --orig-port-dst 873").stdout.splitlines()
     assert [line for line in listed if "ESTABLISHED" in line and "mark=5 " not in line] == []
