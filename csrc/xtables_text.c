@@ -94,36 +94,26 @@ void nfk_text_free(struct nfk_text *out)
 
 static void one_address(struct nfk_rule *rule, const char *text, bool source)
 {
+    struct ipt_ip *v4 = &rule->head.v4.ip;
+    struct ip6t_ip6 *v6 = &rule->head.v6.ipv6;
     unsigned int count = 0;
 
     if (strchr(text, ','))
         nfk_fail(PARAMETER_PROBLEM, "`%s' is a list; a rule here holds one address: give one rule for each", text);
     if (rule->family == AF_INET6) {
-        struct in6_addr *address = NULL, mask;
-        struct ip6t_ip6 *head = &rule->head.v6.ipv6;
+        struct in6_addr *found = NULL, *into = source ? &v6->src : &v6->dst;
 
-        xtables_ip6parse_any(text, &address, &mask, &count);
-        if (count == 1 && source) {
-            head->src = *address;
-            head->smsk = mask;
-        } else if (count == 1) {
-            head->dst = *address;
-            head->dmsk = mask;
-        }
-        free(address);
+        xtables_ip6parse_any(text, &found, source ? &v6->smsk : &v6->dmsk, &count);
+        if (count == 1)
+            *into = *found;
+        free(found);
     } else {
-        struct in_addr *address = NULL, mask;
-        struct ipt_ip *head = &rule->head.v4.ip;
+        struct in_addr *found = NULL, *into = source ? &v4->src : &v4->dst;
 
-        xtables_ipparse_any(text, &address, &mask, &count);
-        if (count == 1 && source) {
-            head->src = *address;
-            head->smsk = mask;
-        } else if (count == 1) {
-            head->dst = *address;
-            head->dmsk = mask;
-        }
-        free(address);
+        xtables_ipparse_any(text, &found, source ? &v4->smsk : &v4->dmsk, &count);
+        if (count == 1)
+            *into = *found;
+        free(found);
     }
     if (count != 1)
         nfk_fail(PARAMETER_PROBLEM, "`%s' stands for %u addresses; a rule here holds one: give one rule for each",
