@@ -29,7 +29,8 @@ _HARMFUL = frozenset(
     }
 )
 
-_PATH = {
+#: The hooks that packets pass on their way to one, itself included.
+ON_THE_WAY = {
     Hook.PREROUTING: (Hook.PREROUTING,),
     Hook.INPUT: (Hook.PREROUTING, Hook.INPUT),
     Hook.FORWARD: (Hook.PREROUTING, Hook.FORWARD),
@@ -71,11 +72,13 @@ def make_plan(
     others = tuple(others)
     limits: list[Limit] = []
     outcomes: list[Outcome] = []
-    reach = Reach(after)
+    reach, reached_before = Reach(after), Reach(before)
     hazards = _hazards(reach, others)
     for old, new in _continued(before, after):
         for extension in extensions(new.entry):
             if extension.name == connlimit.NAME:
+                if reach.selectors(new) and not reached_before.selectors(old):
+                    continue  # nothing led to the rule, so there was nothing in its count
                 planned = _limit(reach, new, hazards)
                 if isinstance(planned, Limit):
                     limits.append(planned)
@@ -196,7 +199,7 @@ def _meets(after: Observation, chosen: tuple[Selector, ...], hazard: _Hazard) ->
 
 
 def _on_the_way(after: Observation, target: Selector, hazard: _Hazard, one: Selector) -> bool:
-    if one.hook not in _PATH[target.hook]:
+    if one.hook not in ON_THE_WAY[target.hook]:
         return False
     if one.hook is target.hook and TABLES[hazard.table].priority > TABLES[after.table].priority:
         return False

@@ -15,10 +15,11 @@ from nfkeep.conntrack.identity import new_nonces
 from nfkeep.conntrack.select import Selector
 from nfkeep.errors import NfkeepError, UnsupportedError
 from nfkeep.keep.guard import SHUT, arrived, guard_ruleset
-from nfkeep.keep.plan import Limit, Plan
+from nfkeep.keep.plan import ON_THE_WAY, Limit, Plan
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.keep.selftest import Counting, probe_counting
 from nfkeep.model import Family, Hook
+from nfkeep.nft.chains import filtering_chains
 from nfkeep.nft.owned_table import OwnedTable
 from nfkeep.xtables import connlimit
 from nfkeep.xtables.tables import TableKind
@@ -62,9 +63,12 @@ class Restoration:
 
     def _prepare(self, selectors: tuple[Selector, ...]) -> None:
         """Make the devices, and load the modules, that will be needed, while the gate is still open."""
-        with open("/proc/sys/net/netfilter/nf_conntrack_count", encoding="ascii") as count:
-            if int(count.read()) > _FEW_FLOWS:
-                return  # a look at all of them costs more than the milliseconds that it saves
+        try:
+            with open("/proc/sys/net/netfilter/nf_conntrack_count", encoding="ascii") as count:
+                if int(count.read()) > _FEW_FLOWS:
+                    return  # a look at all of them costs more than the milliseconds that it saves
+        except OSError:
+            return  # a container that does not show it; then they are made when they are needed
         with self._conntrack.select(self.family, selectors) as flows:
             self._injector.prepare(flows.interfaces)
 
@@ -81,12 +85,13 @@ class Restoration:
                     self._conntrack, flows, self._injector,
                     recreate=recreate, nonces=self._nonces, settle=_Settle(self._guard),
                 )  # fmt: skip
-                self.open_gate()
-                missing = sum(primed.packets.values()) - sum(self._guard.counters().values())
-                return [*_outcomes(plan.limits, flows, primed, missing), *self._counters(primed)]
         except (NfkeepError, OSError) as error:
             reason = f"the rules are live, but counting the flows again failed: {error}"
             return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
+        self.open_gate()
+        missing = sum(primed.packets.values()) - sum(self._guard.counters().values())
+        limits = _outcomes(plan.limits, flows, primed, missing)
+        return [*limits, *self._counters(primed), *self._other_tables(primed)]
 
     def _counters(self, primed: Primed) -> list[Outcome]:
         packets = sum(primed.packets.values())
@@ -94,6 +99,25 @@ class Restoration:
             return []
         detail = f"{packets} opening packets are in the counters of the rules that they met"
         return [Outcome("counters", f"{self.family} {self.kind.name}", Fidelity.APPROXIMATED, detail)]
+
+    def _other_tables(self, primed: Primed) -> list[Outcome]:
+        """Tables of nftables whose base chains the opening packets have passed; what they do there is not looked at."""
+        assert self._guard is not None
+        hooks = [hook for hook, packets in primed.packets.items() if packets]
+        families = ("inet", "ip6" if self.family is Family.IPV6 else "ip")
+        passed: dict[tuple[str, str], list[str]] = {}
+        for chain in filtering_chains():
+            if chain.rules and chain.family in families and chain.table != self._guard.name:
+                for hook in hooks:
+                    before = chain.hook != hook or chain.priority <= self.kind.priority + 1
+                    if chain.hook in ON_THE_WAY[hook] and before:
+                        passed.setdefault((chain.family, chain.table), []).append(chain.name)
+                        break
+        detail = "opening packets have passed its base chains {} and are in the state and the counters there"
+        return [
+            Outcome("nftables", f"table {family} {table}", Fidelity.APPROXIMATED, detail.format(", ".join(chains)))
+            for (family, table), chains in passed.items()
+        ]
 
     def open_gate(self) -> None:
         """Let new connections in. Idempotent."""

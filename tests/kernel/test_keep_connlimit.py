@@ -358,3 +358,54 @@ def test_marks_of_connections_stay_what_they_are(start_service: Start) -> None:
     assert [line for line in listed if "ESTABLISHED" in line and "mark=5 " not in line] == []
     assert service.dial() == []
     assert len(living(old)) == LIMIT
+
+
+def test_limits_by_network_in_user_chains_over_ipv6(start_service: Start) -> None:
+    """A /64 as the key, behind a multiport jump."""
+    rules = [
+        "-N limited",
+        "-A INPUT -p tcp -m multiport --dports 80,870:880 -j limited",
+        "-A limited -s fd09::/64 -m connlimit --connlimit-above 10 --connlimit-mask 64 -j DROP",
+    ]
+    service = start_service(Shape("IPv6", Family.IPV6), rules=rules, clients=20)
+    sources = service.network.client_addresses(Family.IPV6)
+
+    def dial_each(addresses: tuple[object, ...]) -> list[object]:
+        return [c for one in addresses for c in service.dialer(
+            service.network.client, Family.IPV6, "tcp", service.address, 873, 1, source=one, timeout=0.2)]  # fmt: skip
+
+    old = dial_each(sources[:14])
+    assert len(old) == LIMIT
+    assert service.append_unrelated().outcomes[0].fidelity is Fidelity.RESTORED
+    assert dial_each(sources[14:]) == []
+    assert len(living(old)) == LIMIT
+
+
+def test_chains_of_nftables_on_the_way_are_named(start_service: Start) -> None:
+    """Opening packets also pass base chains of nftables, and the report names these; chains behind are not passed."""
+    service = start_service(INPUT)
+    tables = [
+        ("ip early", "input", -10, "tcp dport 873 counter accept"),
+        ("inet first", "prerouting", -150, "counter"),
+        ("ip late", "input", 10, "counter"),
+        ("ip6 other", "input", -10, "counter"),
+        ("ip out", "output", -10, "counter"),
+    ]
+    script = ["add table ip empty", "add chain ip empty c { type filter hook input priority -10; }"]
+    for table, hook, priority, rule in tables:
+        chain = f"{{ type filter hook {hook} priority {priority}; }}"
+        script += [f"add table {table}", f"add chain {table} c {chain}", f"add rule {table} c {rule}"]
+    service.gateway.run("nft -f -", input="\n".join([*script, ""]))
+    service.dial()
+    report = service.append_unrelated()
+    named = {outcome.where: outcome.detail for outcome in report.outcomes if outcome.kind == "nftables"}
+    assert set(named) == {"table ip early", "table inet first"}
+    assert "base chains c " in named["table ip early"]
+    assert report.outcomes[0].fidelity is Fidelity.RESTORED
+
+
+def test_a_limit_that_becomes_reachable_was_empty(start_service: Start) -> None:
+    """A rule in a chain that nothing led to counted nobody: nothing is restored, and nothing is called lost."""
+    service = start_service(INPUT, rules=["-N x", f"-A x {INPUT.rule(873)}"])
+    service.dial(3)
+    assert service.keep(lambda tx: tx.append("INPUT", "-j x")) == nfkeep.Report()

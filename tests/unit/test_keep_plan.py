@@ -49,6 +49,7 @@ CONTINUED = {
     "twice the same": ([f"INPUT {LIMIT}"] * 2, [f"INPUT {LIMIT}"] * 2, 2),
     "one of two left": ([f"INPUT {LIMIT}"] * 2, [f"INPUT {LIMIT}"], 1),
     "a new one": ([], [f"INPUT {LIMIT}"], 0),
+    "one that nothing led to before": ([f"x {LIMIT}"], ["INPUT -j x", f"x {LIMIT}"], 0),
     "one gone": ([f"INPUT {LIMIT}"], [], 0),
 }
 
