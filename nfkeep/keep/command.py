@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 
 import attrs
@@ -40,10 +39,19 @@ def run_iptables(family: Family, arguments: Sequence[str]) -> Finished:
     parsed = read_arguments(arguments)
     if not legacy or parsed.only_reads or parsed.table not in TABLES:
         return Finished(_run(binary, arguments, None), binary, None)
-    with XtablesLock(), tempfile.TemporaryDirectory(prefix="nfkeep-") as private:
-        # The lock is ours; the child gets one of its own, or it would wait for us for ever.
-        lock_file = os.path.join(private, "xtables.lock")
-        return _run_kept(family, parsed, binary, arguments, lock_file)
+    with XtablesLock() as lock, open(os.memfd_create("nfkeep-lock"), "rb") as private:
+        return _run_kept(family, parsed, binary, arguments, _Locks(lock.fileno(), private.fileno()))
+
+
+@attrs.frozen(slots=True)
+class _Locks:
+    """Descriptors for the child: the real lock, which it thereby holds even if we are killed, and one of its own.
+
+    That one it takes in our stead; it would wait for us for ever if it took the real one.
+    """
+
+    held: int
+    private: int
 
 
 def find_binary(family: Family) -> tuple[str, bool]:
@@ -60,17 +68,17 @@ def find_binary(family: Family) -> tuple[str, bool]:
     return usual, False
 
 
-def _run_kept(family: Family, parsed: Arguments, binary: str, arguments: Sequence[str], lock_file: str) -> Finished:
+def _run_kept(family: Family, parsed: Arguments, binary: str, arguments: Sequence[str], locks: _Locks) -> Finished:
     try:
         before = observe_table(family, parsed.table)
     except (InvalidRuleError, UnsupportedError):
-        return Finished(_run(binary, arguments, lock_file), binary, None)  # its own words are better than ours
+        return Finished(_run(binary, arguments, locks), binary, None)  # its own words are better than ours
     counters = _counters(family, parsed.table) if any(before.stateful()) else ()
     status = 0
 
     def replace() -> tuple[Observation, bool]:
         nonlocal status
-        status = _run(binary, arguments, lock_file)
+        status = _run(binary, arguments, locks)
         after = observe_table(family, parsed.table)
         return after, status == 0 or _was_replaced(before, after, counters)
 
@@ -93,9 +101,12 @@ def _counters(family: Family, table: str) -> tuple[int, ...]:
     return tuple(rule.counters.packets for chain in chains for rule in chain.rules)
 
 
-def _run(binary: str, arguments: Sequence[str], lock_file: str | None) -> int:
-    environment = None if lock_file is None else {**os.environ, "XTABLES_LOCKFILE": lock_file}
-    return subprocess.run([binary, *arguments], env=environment, check=False).returncode
+def _run(binary: str, arguments: Sequence[str], locks: _Locks | None) -> int:
+    if locks is None:
+        return subprocess.run([binary, *arguments], check=False).returncode
+    environment = {**os.environ, "XTABLES_LOCKFILE": f"/proc/self/fd/{locks.private}"}
+    descriptors = (locks.held, locks.private)
+    return subprocess.run([binary, *arguments], env=environment, pass_fds=descriptors, check=False).returncode
 
 
 def _is_legacy(binary: str) -> bool:

@@ -45,6 +45,11 @@ class XtablesLock:
         if fd is not None:
             os.close(fd)
 
+    def fileno(self) -> int:
+        """The descriptor that holds the lock; a child that inherits it holds the lock too, as long as it lives."""
+        assert self._fd is not None, "the lock is not held"
+        return self._fd
+
     def __enter__(self) -> XtablesLock:
         self.acquire()
         return self

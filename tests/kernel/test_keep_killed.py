@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,12 +12,15 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from limited import LIMIT, Service, Shape
+from limited import LIMIT, NFKEEP, Service, Shape
 
+from nfkeep import LockTimeoutError
 from nfkeep.testing import living, wait_until
+from nfkeep.xtables.lock import XtablesLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
 pytestmark = pytest.mark.kernel
 
@@ -108,3 +113,27 @@ def test_interrupted_it_finishes_first(start_service: Callable[..., Service]) ->
     assert len(living(old)) == LIMIT
     if rules(service)[-1].startswith("-A FORWARD -s 192.0.2.1"):
         assert service.dial() == []
+
+
+def test_a_killed_command_leaves_nothing_behind(start_service: Callable[..., Service], tmp_path: Path) -> None:
+    """`nfkeep iptables` killed while iptables runs: iptables finishes under the lock, and no file stays."""
+    service = start_service(SHAPE)
+    fifo, folder = tmp_path / "go", tmp_path / "tmp"
+    os.mkfifo(fifo)
+    folder.mkdir()
+    slow = tmp_path / "iptables-legacy"
+    slow.write_text(f'#!/bin/sh\nread line < {fifo}\nexec {shutil.which("iptables-legacy")} "$@"\n')
+    slow.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(folder)}
+    with service.gateway.popen([*NFKEEP, "iptables", "-A", "FORWARD", "-s", "192.0.2.1"], env=environment) as process:
+        go = os.open(fifo, os.O_WRONLY)  # opens when the other side does: iptables is about to run
+        process.kill()
+        process.wait(20)
+        with pytest.raises(LockTimeoutError), XtablesLock(0.05):
+            pass
+        os.write(go, b"\n")
+        os.close(go)
+        with XtablesLock(20):
+            pass  # free when iptables has finished
+    assert rules(service)[-1] == "-A FORWARD -s 192.0.2.1/32"
+    assert list(folder.iterdir()) == []
