@@ -7,18 +7,30 @@ NfkeepError
 ├── LockTimeoutError        somebody else holds the xtables lock
 ├── ConflictError           the table was changed by a writer that ignores the lock
 ├── PermissionDeniedError   CAP_NET_ADMIN (or a file) is out of reach
+├── InvalidAddressError     what was given is no address that can be banned
+├── InvalidListError        a ban list that cannot be: its name, its services, what it is to do
+├── AllowedAddressError     the allow list, or plain prudence, speaks against this ban
+├── ListGoneError           another program has removed the list
+├── ListFullError           the kernel would drop an older ban for this one, or refuses more
+├── RefusedBansError        of many bans some were refused; the others are in force
 └── CommitError             the kernel refused a change; .applied says whether the rules are live
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "AllowedAddressError",
     "CommitError",
     "ConflictError",
+    "InvalidAddressError",
+    "InvalidListError",
     "InvalidRuleError",
+    "ListFullError",
+    "ListGoneError",
     "LockTimeoutError",
     "NfkeepError",
     "PermissionDeniedError",
+    "RefusedBansError",
     "StateLossError",
     "UnsupportedError",
 ]
@@ -88,6 +100,63 @@ class PermissionDeniedError(NfkeepError):
     def __init__(self, doing: str, needed: str = "root, or the capabilities CAP_NET_ADMIN and CAP_NET_RAW") -> None:
         self.needed = needed
         super().__init__(f"{doing}: permission denied; this needs {needed}")
+
+
+class InvalidAddressError(NfkeepError, ValueError):
+    """Not the text of an address or network that can be banned. `address` (as given), `reason`."""
+
+    def __init__(self, address: object, reason: str) -> None:
+        self.address = address
+        self.reason = reason
+        super().__init__(f"{address!r:.120}: {reason}")
+
+
+class InvalidListError(NfkeepError, ValueError):
+    """A ban list with such a name, such services or such a way to act cannot be; nothing was changed."""
+
+
+class AllowedAddressError(NfkeepError):
+    """An address that must not be banned. `address`, `reason`."""
+
+    def __init__(self, address: object, reason: str) -> None:
+        self.address = address
+        self.reason = reason
+        super().__init__(f"{address} is not banned: {reason}")
+
+
+class ListGoneError(NfkeepError):
+    """The list is not there, or not any more: its bans are not in force. `list_name`; `open()` makes it anew, empty."""
+
+    def __init__(self, list_name: str) -> None:
+        self.list_name = list_name
+        super().__init__(
+            f"the ban list {list_name} is not there (any more): it was never made, or another program has removed it; "
+            "open it again and put its bans back"
+        )
+
+
+class ListFullError(NfkeepError):
+    """The list cannot take more. `list_name`, `size`; the message says what to set to make room."""
+
+    def __init__(self, list_name: str, size: int, remedy: str) -> None:
+        self.list_name = list_name
+        self.size = size
+        super().__init__(f"the ban list {list_name} is full with {size} entries: {remedy}")
+
+
+class RefusedBansError(NfkeepError):
+    """Some of many bans were refused; all the others are in force.
+
+    Attributes: `refused` (pairs of the address as given and the error that speaks against it), `banned` (how many of
+    the others are new or renewed).
+    """
+
+    def __init__(self, refused: tuple[tuple[object, NfkeepError], ...], banned: int) -> None:
+        self.refused = refused
+        self.banned = banned
+        shown = "; ".join(str(error) for _, error in refused[:3])
+        more = f"; and {len(refused) - 3} more" if len(refused) > 3 else ""
+        super().__init__(f"{len(refused)} of {len(refused) + banned} bans were refused: {shown}{more}")
 
 
 class CommitError(NfkeepError):

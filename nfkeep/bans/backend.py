@@ -1,0 +1,102 @@
+"""What a ban list asks of the part of the kernel that keeps it: three backends answer to this, and nothing else does.
+
+Keys come checked, and none twice in a call; how they look is said at `nfkeep.bans.values.Kind`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeAlias
+
+import attrs
+
+from nfkeep.bans.values import Element, Fill, Kind, Policy
+from nfkeep.errors import NfkeepError
+
+Timeouts: TypeAlias = "int | array[int]"
+"""Milliseconds, one for all keys or one for each ('Q'); 0 is for ever."""
+
+
+@attrs.frozen(slots=True)
+class Added:
+    """What came of adding keys: how many are new (the others were renewed), and those refused, with why."""
+
+    new: int
+    refused: Sequence[tuple[int, NfkeepError]] = ()
+
+
+@attrs.frozen(slots=True)
+class Limits:
+    """What a backend can keep, so that everything else is refused before it is asked for.
+
+    `timeout_ms`: the longest for one ban, 0 if single bans cannot have one (`list_timeout` then tells if the list can).
+    """
+
+    name_length: int
+    kinds: frozenset[Kind]
+    timeout_ms: int
+    comment_bytes: int
+    list_timeout: bool = False
+
+
+class Backend(Protocol):
+    """One list in one network namespace: the one that was current when `open` was called.
+
+    Every method raises PermissionDeniedError, UnsupportedError, CommitError; those that need the list to be there
+    raise ListGoneError if it is not (any more). For one thread at a time.
+    """
+
+    kind_name: str
+    """nft, ipset or recent."""
+    limits: Limits
+
+    def exists(self) -> bool:
+        """Whether the list is there, with or without its rules. Makes nothing."""
+
+    def open(self, policy: Policy | None, size: int, list_timeout_ms: int) -> Policy:
+        """Make the list, or adopt the one that is there with all its elements; return the policy in force then.
+
+        `policy` None keeps that of an adopted list (a new one drops everything); another one replaces the rules, in
+        one step, and no element is touched. `size`: elements that each set of hosts has room for at first.
+        `list_timeout_ms`: of all bans, where `limits.list_timeout`; 0 is none. Idempotent.
+        """
+
+    def in_force(self) -> bool:
+        """Whether sets and rules are all there."""
+
+    def add(self, kind: Kind, keys: bytes, timeouts: Timeouts, comment: str = "") -> Added:
+        """Add keys, one behind the other in `keys`; those that are there have timeout and comment renewed.
+
+        A key that cannot go in is named in the answer while the others go in; nothing that was in falls out.
+        """
+
+    def remove(self, kind: Kind, keys: bytes) -> int:
+        """Take keys out; how many were in."""
+
+    def get(self, kind: Kind, key: bytes) -> Element | None:
+        """What is under a key."""
+
+    def elements(self, kind: Kind) -> Iterable[Element]:
+        """All that is in, in no order."""
+
+    def fills(self) -> tuple[Fill, ...]:
+        """How full each kernel object is that can fill up."""
+
+    def flush(self) -> None:
+        """Take all elements out; the rules stay."""
+
+    def close(self) -> None:
+        """Let go of sockets and files; the list stays in force. Idempotent."""
+
+    def destroy(self) -> None:
+        """Take down the list: its rules and its elements. Idempotent."""
+
+    def allowed(self) -> Iterable[tuple[Kind, bytes]]:
+        """The allow list, which is one for all lists of this backend."""
+
+    def allow(self, kind: Kind, keys: bytes) -> None:
+        """Add to the allow list: no ban of any list has an effect on these any more."""
+
+    def disallow(self, kind: Kind, keys: bytes) -> int:
+        """Take keys out of the allow list; how many were in."""
