@@ -66,4 +66,4 @@ packages:
 .PHONY: clean
 clean: ## remove everything that was built, .venv included
 	@rm -rf .venv .tox build dist *.egg-info docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	@find nfkeep csrc \( -name '*.so' -o -name '*.o' -o -name '_xtables.c' -o -name '_conntrack.c' \) -delete
+	@find nfkeep csrc \( -name '*.so' -o -name '*.o' -o -name '_xtables.c' -o -name '_conntrack.c' -o -name '_nft.c' \) -delete

@@ -2,4 +2,4 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["csrc/xtables_build.py:ffi", "csrc/conntrack_build.py:ffi"])
+setup(cffi_modules=["csrc/xtables_build.py:ffi", "csrc/conntrack_build.py:ffi", "csrc/nft_build.py:ffi"])

@@ -17,6 +17,7 @@
 #include <linux/netfilter/nfnetlink.h>
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/netfilter/nf_conntrack_common.h>
+#include "netlink.h"
 #include "conntrack_api.h"
 
 #define NFK_HOOKS 5
@@ -31,17 +32,6 @@ enum { NFK_TCP_NONE = 0, NFK_TCP_SYN_SENT = 1, NFK_TCP_TIME_WAIT = 7, NFK_TCP_CL
 enum { NFK_BE_LIBERAL = 0x08 };
 
 enum { NFK_PREROUTING, NFK_INPUT, NFK_FORWARD, NFK_OUTPUT, NFK_POSTROUTING };
-
-/* A growing byte buffer. `failed` latches, so that a caller checks once after building a whole batch. */
-struct buffer { uint8_t *data; size_t length, room; bool failed; };
-uint8_t *buffer_extend(struct buffer *buffer, size_t length);
-void buffer_free(struct buffer *buffer);
-
-/* One attribute, pointing into somebody else's bytes; data NULL: absent. */
-struct attribute { const uint8_t *data; uint16_t length; };
-void attributes_parse(const void *data, size_t length, struct attribute *table, size_t size);
-uint32_t attribute_be32(struct attribute attribute, uint32_t otherwise);
-uint8_t attribute_u8(struct attribute attribute, uint8_t otherwise);
 
 /* One direction of a flow; addresses zero-padded to 16 bytes, ports in host order. */
 struct tuple { uint8_t source[16], destination[16]; uint16_t source_port, destination_port; uint8_t protocol; };
@@ -61,9 +51,6 @@ static inline bool entry_closed(const struct entry *e)      /* as nf_conncount.c
     return e->original.protocol == NFK_TCP && (e->state == NFK_TCP_TIME_WAIT || e->state == NFK_TCP_CLOSE);
 }
 
-/* A socket, which is the caller's, and memory to receive into, which whoever holds this frees. */
-struct channel { int fd; uint8_t *received; };
-
 struct flow {
     struct tuple original, reply;
     size_t attributes;                          /* offset of its attributes in the arena */
@@ -80,12 +67,6 @@ struct nfk_flows {
 };
 int farthest_hook(unsigned hooks, bool from_here);
 bool flow_entry(const struct nfk_flows *flows, const struct flow *flow, struct entry *entry);
-
-/* conntrack_netlink.c */
-typedef int (*message_handler)(void *context, const struct nlmsghdr *message);
-int netlink_exchange(struct channel *channel, const void *data, size_t length, uint32_t last,
-                     message_handler handler, void *context);
-int netlink_error(const struct nlmsghdr *message);
 
 /* conntrack_messages.c: each appends one ctnetlink request. */
 void message_get(struct buffer *out, uint32_t sequence, uint8_t family, const struct entry *entry);

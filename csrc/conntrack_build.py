@@ -12,9 +12,9 @@ ffi.cdef("\n".join(line for line in (HERE / "conntrack_api.h").read_text().split
 ffi.set_source(
     "nfkeep.conntrack._conntrack",
     '#include "conntrack.h"',
-    sources=[f"csrc/conntrack_{part}.c" for part in PARTS],
+    sources=["csrc/netlink.c", *(f"csrc/conntrack_{part}.c" for part in PARTS)],
     include_dirs=["csrc"],
-    depends=[f"csrc/{name}" for name in ("conntrack.h", "conntrack_api.h", "conntrack_prime.h")],
+    depends=[f"csrc/{name}" for name in ("netlink.h", "conntrack.h", "conntrack_api.h", "conntrack_prime.h")],
     extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra"],
 )
 

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": {TOP, "testing"} | MIDDLE | WORLDS | BOTTOM,
     TOP: {"testing"} | MIDDLE | WORLDS | BOTTOM,
 }
-COMPILED = {"_xtables", "_conntrack"}
+COMPILED = {"_xtables", "_conntrack", "_nft"}
 MAY_PRINT = {"cli", "testing"}
 
 

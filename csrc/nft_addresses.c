@@ -1,0 +1,109 @@
+/* The text of addresses and networks to keys. Strict, as inet_pton(3) is: nothing that two programs could read in two
+ * ways (010.1.1.1, 1.2.3) is an address; ::ffff:1.2.3.4 is the IPv4 host that it is on the wire. */
+#include "nft_set.h"
+
+enum { HOST4, HOST6, NET4, NET6 };
+enum { LONGEST = INET6_ADDRSTRLEN + 4 };        /* with a prefix behind it */
+
+static const uint8_t mapped[12] = {[10] = 0xff, [11] = 0xff};
+
+/* The first `prefix` bits of both are equal. */
+static bool same_network(const uint8_t *a, const uint8_t *b, unsigned prefix)
+{
+    unsigned whole = prefix / 8, rest = prefix % 8;
+    return !memcmp(a, b, whole) && (!rest || !((a[whole] ^ b[whole]) >> (8 - rest)));
+}
+
+/* Decimal, no sign, no leading zero, at most `most`; -1 if it is not. */
+static int prefix_parse(const char *text, size_t length, int most)
+{
+    int value = 0;
+    if (!length || length > 3 || (length > 1 && *text == '0'))
+        return -1;
+    for (size_t i = 0; i < length; i++) {
+        if (text[i] < '0' || text[i] > '9')
+            return -1;
+        value = value * 10 + (text[i] - '0');
+    }
+    return value <= most ? value : -1;
+}
+
+static int guarded(int kind, const uint8_t *address, unsigned prefix, const nfk_guard *guards, size_t n_guards)
+{
+    for (size_t i = 0; i < n_guards; i++) {
+        const nfk_guard *guard = &guards[i];
+        if ((guard->kind ^ kind) & 1)
+            continue;
+        if (guard->covered ? guard->prefix >= prefix && same_network(address, guard->address, prefix)
+                           : guard->prefix <= prefix && same_network(address, guard->address, guard->prefix))
+            return guard->covered ? NFK_REFUSED_COVERS_GUARD : NFK_REFUSED_IN_GUARD;
+    }
+    return 0;
+}
+
+int nfk_address(const char *text, size_t length, const nfk_guard *guards, size_t n_guards, uint8_t key[32])
+{
+    char copy[LONGEST + 1];
+    uint8_t address[16];
+    const char *slash = memchr(text, '/', length);
+    size_t host_length = slash ? (size_t)(slash - text) : length;
+    int family = memchr(text, ':', host_length) ? AF_INET6 : AF_INET;
+    int bits = family == AF_INET6 ? 128 : 32, prefix = bits;
+    if (length > LONGEST || memchr(text, 0, length))
+        return -NFK_REFUSED_TEXT;
+    memcpy(copy, text, host_length);
+    copy[host_length] = 0;
+    if (inet_pton(family, copy, address) != 1)
+        return -NFK_REFUSED_TEXT;
+    if (slash && (prefix = prefix_parse(slash + 1, length - host_length - 1, bits)) < 0)
+        return -NFK_REFUSED_TEXT;
+    if (family == AF_INET6 && prefix >= 96 && !memcmp(address, mapped, sizeof(mapped))) {
+        memmove(address, address + 12, 4);
+        family = AF_INET;
+        bits = 32;
+        prefix -= 96;
+    }
+    size_t bytes = (size_t)bits / 8;
+    for (int bit = prefix; bit < bits; bit++)
+        if (address[bit / 8] >> (7 - bit % 8) & 1)
+            return -NFK_REFUSED_HOST_BITS;
+    int kind = (family == AF_INET6 ? HOST6 : HOST4) + (prefix < bits ? NET4 : 0);
+    int reason = guarded(kind, address, (unsigned)prefix, guards, n_guards);
+    if (reason)
+        return -reason;
+    memcpy(key, address, bytes);
+    if (kind >= NET4)
+        for (size_t i = 0; i < bytes; i++) {
+            int left = prefix - (int)i * 8;
+            key[bytes + i] = left >= 8 ? 0xff : left <= 0 ? 0 : (uint8_t)(0xff00 >> left);
+        }
+    return kind;
+}
+
+size_t nfk_addresses(const char *text, size_t length, size_t room, const nfk_guard *guards, size_t n_guards,
+                     nfk_sorted *out)
+{
+    static const size_t key_bytes[4] = {4, 16, 8, 32};
+    const char *end = text + length;
+    size_t line = 0;
+    uint8_t key[32];
+    memset(out->counts, 0, sizeof(out->counts));
+    out->n_refused = 0;
+    for (const char *at = text; at <= end; line++) {
+        const char *stop = memchr(at, '\n', (size_t)(end - at));
+        stop = stop ? stop : end;
+        if (line < room) {
+            int kind = nfk_address(at, (size_t)(stop - at), guards, n_guards, key);
+            if (kind < 0) {
+                out->refused[out->n_refused] = (uint32_t)line;
+                out->reasons[out->n_refused++] = (uint8_t)-kind;
+            } else {
+                uint32_t *count = &out->counts[kind];
+                memcpy(out->keys[kind] + *count * key_bytes[kind], key, key_bytes[kind]);
+                out->positions[kind][(*count)++] = (uint32_t)line;
+            }
+        }
+        at = stop + 1;
+    }
+    return line;
+}

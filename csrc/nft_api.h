@@ -1,0 +1,62 @@
+/* What nfkeep.nft._ffi calls: the cffi builder reads this file as its cdef (lines that begin with # dropped), and
+ * every C file of this world includes it, so that both sides always agree. Functions that can fail return -errno, or
+ * NULL with *error set. Nothing here is thread-safe; each handle belongs to one caller at a time. */
+#ifndef NFK_NFT_API_H
+#define NFK_NFT_API_H
+#include <stddef.h>
+#include <stdint.h>
+
+/* Addresses. A kind is 0 IPv4 host, 1 IPv6 host, 2 IPv4 network, 3 IPv6 network; a key is the address, and of a
+ * network its netmask behind it. A guard speaks against addresses: those that lie in it, or those that cover it. */
+typedef struct { uint8_t kind, prefix, covered, address[16]; } nfk_guard;
+typedef struct {
+    uint8_t *keys[4]; uint32_t *positions[4];   /* by kind; the caller's, each with room for all */
+    uint32_t counts[4];
+    uint32_t *refused; uint8_t *reasons;        /* positions of those that are in no kind, and an NFK_REFUSED_* each */
+    uint32_t n_refused;
+} nfk_sorted;
+enum { NFK_REFUSED_TEXT = 1, NFK_REFUSED_HOST_BITS, NFK_REFUSED_IN_GUARD, NFK_REFUSED_COVERS_GUARD };
+
+/* Its kind, or minus an NFK_REFUSED_*. */
+int nfk_address(const char *text, size_t length, const nfk_guard *guards, size_t n_guards, uint8_t key[32]);
+/* Lines of text, one address each, sorted by kind; how many lines there are. At most `room` are looked at. */
+size_t nfk_addresses(const char *text, size_t length, size_t room, const nfk_guard *guards, size_t n_guards,
+                     nfk_sorted *out);
+
+/* Sets. One socket serves any number of them; it stays in the network namespace that it was opened in. */
+typedef struct nfk_nft nfk_nft;
+nfk_nft *nfk_nft_open(int *error);
+void nfk_nft_close(nfk_nft *nft);
+
+typedef struct nfk_set nfk_set;
+nfk_set *nfk_set_open(nfk_nft *nft, const char *table, const char *name, size_t key_bytes, int *error);
+void nfk_set_close(nfk_set *set);
+
+enum { NFK_ADD_NEW = 1, NFK_ADD, NFK_DELETE };  /* ADD_NEW: an element that is there is an error (EEXIST) */
+typedef struct {
+    const uint8_t *keys; size_t count;
+    const uint64_t *timeouts; uint64_t timeout;     /* ms, one each or one for all; 0 for ever */
+    const uint64_t *expirations;                    /* ms that are left, one each; NULL: all of the timeout */
+    const uint8_t *userdata; size_t userdata_length;    /* NFTA_SET_ELEM_USERDATA of all of them */
+} nfk_elements;
+
+/* The steps, each over all elements, as one transaction: all or nothing. */
+int nfk_set_change(nfk_set *set, const uint8_t *steps, size_t n_steps, const nfk_elements *elements);
+/* The same with one step and one element. */
+int nfk_set_one(nfk_set *set, uint8_t step, const uint8_t *key, uint64_t timeout, const uint8_t *userdata,
+                size_t userdata_length);
+/* One step over all elements as one transaction; if it fails, errors[i] is the errno of each that is to blame. */
+int nfk_set_try(nfk_set *set, uint8_t step, const nfk_elements *elements, int32_t *errors);
+/* Take all elements out. */
+int nfk_set_flush(nfk_set *set);
+
+typedef struct { uint8_t key[32]; uint64_t timeout, expires; uint32_t comment, comment_length; } nfk_element;
+typedef struct { nfk_element *elements; size_t count; uint8_t *text; int interrupted; } nfk_dump;
+/* What is under one key: 1 found, 0 not. The comment is in *text as in a dump; both to be freed with the dump. */
+int nfk_set_get(nfk_set *set, const uint8_t *key, nfk_dump *out);
+/* All elements; `interrupted` if the kernel says that there were changes meanwhile. */
+int nfk_set_dump(nfk_set *set, nfk_dump *out);
+void nfk_dump_free(nfk_dump *dump);
+/* How many there are; -errno. */
+int64_t nfk_set_count(nfk_set *set);
+#endif

@@ -1,0 +1,224 @@
+"""The one door to the compiled part of the nft world: csrc/nft_api.h, call by call.
+
+Each handle owns its C memory and has `close()`. Calls that change a set return 0 or an errno, which is for the caller
+to judge: there an element that is missing may be no error at all.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from array import array
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from nfkeep.errors import NfkeepError, PermissionDeniedError, UnsupportedError
+from nfkeep.nft._nft import ffi as _c_ffi
+from nfkeep.nft._nft import lib as _c_lib
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ffi: Any = _c_ffi
+lib: Any = _c_lib
+
+ADD_NEW, ADD, DELETE = int(lib.NFK_ADD_NEW), int(lib.NFK_ADD), int(lib.NFK_DELETE)
+KEY_BYTES = (4, 16, 8, 32)
+REASONS = {
+    int(lib.NFK_REFUSED_TEXT): "this is no IPv4 or IPv6 address, nor a network in the form ADDRESS/BITS",
+    int(lib.NFK_REFUSED_HOST_BITS): "a network has no bits set behind its prefix",
+}
+IN_GUARD, COVERS_GUARD = int(lib.NFK_REFUSED_IN_GUARD), int(lib.NFK_REFUSED_COVERS_GUARD)
+
+
+def fail(number: int, doing: str) -> NfkeepError:
+    """The error for an errno that has no meaning of its own where it came: to be raised by the caller."""
+    if number in (errno.EPERM, errno.EACCES):
+        return PermissionDeniedError(doing, "root, or the capability CAP_NET_ADMIN")
+    message = f"{doing}: {os.strerror(number)}"
+    if number in (errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EINVAL):
+        return UnsupportedError(message, "nf_tables")
+    return NfkeepError(message)
+
+
+class Guards:
+    """Addresses that speak against others: of each a kind (0 IPv4, 1 IPv6), its prefix and its bytes.
+
+    `covered` ones refuse every network that they lie in; the others refuse all that lies in them.
+    """
+
+    __slots__ = ("array", "count")
+
+    def __init__(self, guards: Sequence[tuple[int, int, bytes, bool]]) -> None:
+        self.count = len(guards)
+        self.array = ffi.new("nfk_guard[]", max(1, self.count))
+        for entry, (kind, prefix, address, covered) in zip(self.array, guards, strict=False):
+            entry.kind, entry.prefix, entry.covered = kind, prefix, covered
+            ffi.memmove(entry.address, address, len(address))
+
+
+def parse(text: bytes, guards: Guards) -> tuple[int, bytes]:
+    """Kind and key of an address; minus the reason, and no key, if there is one against it."""
+    key = ffi.new("uint8_t[32]")
+    kind = lib.nfk_address(text, len(text), guards.array, guards.count, key)
+    return kind, b"" if kind < 0 else ffi.unpack(ffi.cast("char *", key), KEY_BYTES[kind])
+
+
+@attrs.frozen(slots=True, eq=False)
+class Sorted:
+    """Addresses by kind: their keys in a row, and the line that each came from. `refused`: line and reason."""
+
+    keys: tuple[memoryview, ...]
+    positions: tuple[array[int], ...]
+    refused: tuple[tuple[int, int], ...]
+    lines: int
+
+
+def sort(text: bytes, count: int, guards: Guards) -> Sorted:
+    """Kinds and keys of `count` lines of addresses. If there are more lines, `lines` tells."""
+    keys = [bytearray(count * size) for size in KEY_BYTES]
+    positions = [array("I", bytes(4 * count)) for _ in KEY_BYTES]
+    refused, reasons = ffi.new("uint32_t[]", count), ffi.new("uint8_t[]", count)
+    out = ffi.new("nfk_sorted *")
+    out.refused, out.reasons = refused, reasons
+    held = []  # from_buffer() keeps the memory alive only as long as its result
+    for kind in range(4):
+        held += [ffi.from_buffer("uint8_t[]", keys[kind]), ffi.from_buffer("uint32_t[]", positions[kind])]
+        out.keys[kind], out.positions[kind] = held[-2], held[-1]
+    lines = lib.nfk_addresses(text, len(text), count, guards.array, guards.count, out)
+    counts = list(out.counts)
+    return Sorted(
+        tuple(memoryview(keys[kind])[: counts[kind] * KEY_BYTES[kind]] for kind in range(4)),
+        tuple(positions[kind][: counts[kind]] for kind in range(4)),
+        tuple((refused[i], reasons[i]) for i in range(out.n_refused)),
+        lines,
+    )
+
+
+class ElementSocket:
+    """One nfnetlink socket for the elements of any number of sets; it stays in the namespace that it was made in."""
+
+    def __init__(self) -> None:
+        error = ffi.new("int *")
+        self.pointer = lib.nfk_nft_open(error)
+        if not self.pointer:
+            raise fail(-error[0], "opening an nfnetlink socket")
+
+    def close(self) -> None:
+        """Close the socket; the handles of its sets must not be used any more. Idempotent."""
+        pointer, self.pointer = self.pointer, ffi.NULL
+        if pointer:
+            lib.nfk_nft_close(pointer)
+
+
+@attrs.frozen(slots=True)
+class Found:
+    """An element as the kernel has it; times in ms, 0 for ever."""
+
+    key: bytes
+    timeout_ms: int
+    expires_ms: int
+    comment: str
+
+
+class SetHandle:
+    """One set of one table, by name: whether it is there is found out when it is used."""
+
+    __slots__ = ("_pointer", "_socket", "key_bytes")
+
+    def __init__(self, socket: ElementSocket, table: str, name: str, key_bytes: int) -> None:
+        error = ffi.new("int *")
+        pointer = lib.nfk_set_open(socket.pointer, table.encode(), name.encode(), key_bytes, error)
+        if not pointer:
+            raise fail(-error[0], "naming a set")
+        self._pointer = ffi.gc(pointer, lib.nfk_set_close)
+        self._socket = socket
+        self.key_bytes = key_bytes
+
+    def one(self, step: int, key: bytes, timeout_ms: int = 0, userdata: bytes = b"") -> int:
+        """One step on one element as a transaction; 0 or the errno."""
+        result: int = lib.nfk_set_one(self._pointer, step, key, timeout_ms, userdata, len(userdata))
+        return -result
+
+    def change(
+        self,
+        steps: Sequence[int],
+        keys: bytes | memoryview,
+        timeouts: int | array[int] = 0,
+        *,
+        expirations: array[int] | None = None,
+        userdata: bytes = b"",
+    ) -> int:
+        """The steps, each on all elements, as one transaction; 0 or the errno."""
+        elements, _held = self._elements(keys, timeouts, expirations, userdata)
+        result: int = lib.nfk_set_change(self._pointer, bytes(steps), len(steps), elements)
+        return -result
+
+    def try_each(self, step: int, keys: bytes | memoryview, timeouts: int | array[int] = 0) -> tuple[int, list[int]]:
+        """One step on all elements as a transaction: 0 or the errno, and which errno each element is to blame for."""
+        elements, _held = self._elements(keys, timeouts, None, b"")
+        errors = ffi.new("int32_t[]", elements.count)
+        result = lib.nfk_set_try(self._pointer, step, elements, errors)
+        return -result, ffi.unpack(errors, elements.count) if elements.count else []
+
+    def flush(self) -> int:
+        """Take all elements out; 0 or the errno."""
+        result: int = lib.nfk_set_flush(self._pointer)
+        return -result
+
+    def get(self, key: bytes) -> tuple[int, Found | None]:
+        """The element under a key, or the errno (ENOENT: the element is not there, or the set is not)."""
+        dump = ffi.new("nfk_dump *")
+        result = lib.nfk_set_get(self._pointer, key, dump)
+        if result < 0:
+            return -result, None
+        try:
+            return 0, next(self._found(dump), None)
+        finally:
+            lib.nfk_dump_free(dump)
+
+    def dump(self) -> tuple[int, list[Found], bool]:
+        """0 or the errno, all elements, and whether there were changes meanwhile."""
+        dump = ffi.new("nfk_dump *")
+        result = lib.nfk_set_dump(self._pointer, dump)
+        if result < 0:
+            return -result, [], False
+        try:
+            return 0, list(self._found(dump)), bool(dump.interrupted)
+        finally:
+            lib.nfk_dump_free(dump)
+
+    def count(self) -> int:
+        """How many elements there are, or minus the errno."""
+        return int(lib.nfk_set_count(self._pointer))
+
+    def _elements(
+        self,
+        keys: bytes | memoryview,
+        timeouts: int | array[int],
+        expirations: array[int] | None,
+        userdata: bytes,
+    ) -> tuple[Any, list[Any]]:
+        elements = ffi.new("nfk_elements *")
+        held = [ffi.from_buffer("uint8_t[]", keys), ffi.from_buffer("uint8_t[]", userdata)]
+        elements.keys, elements.count = held[0], len(keys) // self.key_bytes
+        elements.userdata, elements.userdata_length = held[1], len(userdata)
+        if isinstance(timeouts, int):
+            elements.timeout = timeouts
+        else:
+            held.append(ffi.from_buffer("uint64_t[]", timeouts))
+            elements.timeouts = held[-1]
+        if expirations is not None:
+            held.append(ffi.from_buffer("uint64_t[]", expirations))
+            elements.expirations = held[-1]
+        return elements, held
+
+    def _found(self, dump: Any) -> Iterator[Found]:
+        for number in range(dump.count):
+            one = dump.elements[number]
+            comment = ffi.buffer(dump.text + one.comment, one.comment_length)[:] if one.comment_length else b""
+            yield Found(
+                ffi.buffer(one.key, self.key_bytes)[:], one.timeout, one.expires, comment.decode(errors="replace")
+            )
