@@ -15,13 +15,15 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from nfkeep.errors import CommitError, NfkeepError, PermissionDeniedError, UnsupportedError
-from nfkeep.nft.encode import MESSAGE_HEAD, NFT_MSG_NEWRULE, Message, attributes, attributes_at, batch, frame
+from nfkeep.nft.encode import NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWRULE, NLM_F_REQUEST, Message, batch, frame
+from nfkeep.nft.wire import MESSAGE_HEAD, attributes, attributes_at
 
 _SOL_NETLINK = 270
 _NETLINK_NO_ENOBUFS, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 5, 10, 11  # linux/netlink.h
 _NETLINK_NETFILTER = 12
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
-_NLMSG_ERROR = 2
+_NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x300, 0x10
 _NLMSGERR_ATTR_MSG, _NLMSGERR_ATTR_OFFS = 1, 2
 _NLM_F_ACK_TLVS = 0x200
 _HEAD = struct.Struct("=IHHII")  # struct nlmsghdr
@@ -101,6 +103,33 @@ class BatchSocket:
             raise Refusal(errno.EIO, 0, "a question", f"{len(answers)} answers to {len(questions)} questions").error()
         return answers
 
+    def dump(self, kind: int, body: bytes = b"", family: int = socket.AF_UNSPEC) -> list[tuple[int, bytes]]:
+        """All that the kernel lists for a request (NFT_MSG_GET*): of each answer the family and the attributes.
+
+        A list that changed while it was read is read again, as often as it takes. Raises as `run` does.
+        """
+        while True:
+            found: list[tuple[int, bytes]] = []
+            sequence = self._next(1)
+            head = MESSAGE_HEAD.size, NFNL_SUBSYS_NFTABLES << 8 | kind, NLM_F_REQUEST | _NLM_F_DUMP, sequence, 0
+            self._transmit(MESSAGE_HEAD.pack(head[0] + len(body), *head[1:], family, 0, 0) + body)
+            if not self._collect(sequence, found):
+                return found
+
+    def _collect(self, sequence: int, found: list[tuple[int, bytes]]) -> bool:
+        """Add what is dumped; whether there was a change meanwhile. The kernel goes on with a dump as it is read."""
+        changed = False
+        while True:
+            for kind, _, of, data, flags in _messages(self._socket.recv(1 << 17)):
+                if of != sequence:
+                    continue
+                changed = changed or bool(flags & _NLM_F_DUMP_INTR)
+                if kind == _NLMSG_DONE:
+                    return changed
+                if kind == _NLMSG_ERROR:
+                    raise Refusal(-_ERROR.unpack_from(data)[0], 0, "a listing").error()
+                found.append((data[0], data[4:]))  # struct nfgenmsg begins with the family
+
     def fileno(self) -> int:
         """The socket's descriptor."""
         return self._socket.fileno()
@@ -137,15 +166,20 @@ class BatchSocket:
                 data = self._socket.recv(16384, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return
-            at = 0
-            while at + _HEAD.size <= len(data):
-                length, kind, flags, sequence, _ = _HEAD.unpack_from(data, at)
-                yield kind, length, sequence, data[at + _HEAD.size : at + length], flags
-                at += max(length + (-length & 3), _HEAD.size)
+            yield from _messages(data)
 
     def _drain(self) -> None:
         for _ in self._answers():
             pass
+
+
+def _messages(data: bytes) -> Iterator[tuple[int, int, int, bytes, int]]:
+    """Of each message in a datagram: type, length, sequence, what is behind the netlink header, flags."""
+    at = 0
+    while at + _HEAD.size <= len(data):
+        length, kind, flags, sequence, _ = _HEAD.unpack_from(data, at)
+        yield kind, length, sequence, data[at + _HEAD.size : at + length], flags
+        at += max(length + (-length & 3), _HEAD.size)
 
 
 def _refusal(messages: Sequence[Message], index: int, data: bytes, flags: int) -> Refusal | None:

@@ -13,8 +13,9 @@ import struct
 import threading
 
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.encode import attributes, delete_table, flush_set, make_table, read_counter
+from nfkeep.nft.encode import delete_table, flush_set, make_table, read_counter
 from nfkeep.nft.ruleset import Ruleset
+from nfkeep.nft.wire import attributes
 
 _numbers = itertools.count()
 _NFTA_OBJ_DATA, _NFTA_COUNTER_PACKETS = 4, 2

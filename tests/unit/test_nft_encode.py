@@ -17,7 +17,7 @@ from nfkeep import Family
 from nfkeep.conntrack import Condition, Selector
 from nfkeep.keep.guard import guard_ruleset
 from nfkeep.model import Hook
-from nfkeep.nft import encode
+from nfkeep.nft import encode, wire
 from nfkeep.nft.ruleset import (
     BaseChain,
     Bitwise,
@@ -287,4 +287,4 @@ def test_a_broken_answer_is_noticed(length: int) -> None:
     """An attribute that claims more, or less, than there is raises instead of being read past its end."""
     data = struct.pack("=HH", length, 1) + bytes(0 if length == 5 else 4)
     with pytest.raises(ValueError):
-        list(encode.attributes(data))
+        list(wire.attributes(data))
