@@ -198,11 +198,24 @@ def _service(word: str) -> Iterable[Service]:
     if not slash and word.lower() in _NUMBERS:
         return [Service(_NUMBERS[word.lower()])]
     if not slash:
-        return [Service(number, *_range(word, protocol)) for number, protocol in ((6, "tcp"), (17, "udp"))]
+        return _either(word)
     protocol = _NUMBERS.get(name.lower())
     if protocol not in _WITH_PORTS:
         raise InvalidListError(f"{word!r:.80}: no protocol with ports is called {name!r:.40}")
     return [Service(protocol, *_range(ports, name.lower()))]
+
+
+def _either(word: str) -> list[Service]:
+    """The service over TCP and UDP, or over the one of them that its name is known for."""
+    found, refused = [], []
+    for number, protocol in ((6, "tcp"), (17, "udp")):
+        try:
+            found.append(Service(number, *_range(word, protocol)))
+        except InvalidListError as error:
+            refused.append(error)
+    if not found:
+        raise refused[0]
+    return found
 
 
 def _range(text: str, protocol: str) -> tuple[int, int]:

@@ -156,9 +156,11 @@ class SetHandle:
         result: int = lib.nfk_set_change(self._pointer, bytes(steps), len(steps), elements)
         return -result
 
-    def try_each(self, step: int, keys: bytes | memoryview, timeouts: int | array[int] = 0) -> tuple[int, list[int]]:
+    def try_each(
+        self, step: int, keys: bytes | memoryview, timeouts: int | array[int] = 0, userdata: bytes = b""
+    ) -> tuple[int, list[int]]:
         """One step on all elements as a transaction: 0 or the errno, and which errno each element is to blame for."""
-        elements, _held = self._elements(keys, timeouts, None, b"")
+        elements, _held = self._elements(keys, timeouts, None, userdata)
         errors = ffi.new("int32_t[]", elements.count)
         result = lib.nfk_set_try(self._pointer, step, elements, errors)
         return -result, ffi.unpack(errors, elements.count) if elements.count else []

@@ -23,6 +23,7 @@ _NETLINK_NO_ENOBUFS, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK = 5, 10, 11  # linux/net
 _NETLINK_NETFILTER = 12
 _SO_SNDBUFFORCE = 32  # asm-generic/socket.h
 _NLMSG_ERROR, _NLMSG_DONE = 2, 3
+_NFT_MSG_GETGEN = 16
 _NLM_F_DUMP, _NLM_F_DUMP_INTR = 0x300, 0x10
 _NLMSGERR_ATTR_MSG, _NLMSGERR_ATTR_OFFS = 1, 2
 _NLM_F_ACK_TLVS = 0x200
@@ -64,10 +65,18 @@ class BatchSocket:
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
         self._sequence = 1
 
-    def send(self, messages: Sequence[Message]) -> Refusal | None:
-        """Send the messages as one transaction: all or nothing is in force. None, or the first refusal."""
+    def generation(self) -> int:
+        """The number of the ruleset: every transaction, whoever makes it, is a new one."""
+        [answer] = self.ask([Message(_NFT_MSG_GETGEN, 0, b"", "the generation of the ruleset")])
+        return int.from_bytes(dict(attributes(answer))[1], "big")  # NFTA_GEN_ID
+
+    def send(self, messages: Sequence[Message], generation: int | None = None) -> Refusal | None:
+        """Send the messages as one transaction: all or nothing is in force. None, or the first refusal.
+
+        With a `generation` it is refused (ERESTART) if there was a change since.
+        """
         first = self._next(len(messages) + 2)
-        self._transmit(batch(messages, first))
+        self._transmit(batch(messages, first, generation))
         acknowledged = False
         for _, _, sequence, data, flags in self._answers():
             refusal = _refusal(messages, sequence - first, data, flags)
@@ -87,7 +96,17 @@ class BatchSocket:
             raise refusal.error()
 
     def ask(self, questions: Sequence[Message]) -> list[bytes]:
-        """Send questions outside of any transaction, in one go; the attributes of each answer, in order."""
+        """Send questions outside of any transaction, in one go; the attributes of each answer, in order.
+
+        Raises as `run` does.
+        """
+        refusal, answers = self.try_ask(questions)
+        if refusal is not None:
+            raise refusal.error()
+        return answers
+
+    def try_ask(self, questions: Sequence[Message]) -> tuple[Refusal | None, list[bytes]]:
+        """The same, with the first refusal as a value."""
         first = self._next(len(questions))
         self._transmit(b"".join([frame(each, first + number) for number, each in enumerate(questions)]))
         answers = []
@@ -98,10 +117,11 @@ class BatchSocket:
             refusal = _refusal(questions, sequence - first + 1, data, flags)
             if refusal is not None:
                 self._drain()
-                raise refusal.error()
+                return refusal, answers
         if len(answers) != len(questions):
-            raise Refusal(errno.EIO, 0, "a question", f"{len(answers)} answers to {len(questions)} questions").error()
-        return answers
+            said = f"{len(answers)} answers to {len(questions)} questions"
+            return Refusal(errno.EIO, 0, "a question", said), answers
+        return None, answers
 
     def dump(self, kind: int, body: bytes = b"", family: int = socket.AF_UNSPEC) -> list[tuple[int, bytes]]:
         """All that the kernel lists for a request (NFT_MSG_GET*): of each answer the family and the attributes.

@@ -21,10 +21,12 @@ from nfkeep.nft.ruleset import (
     CountIn,
     Ct,
     Expression,
+    Jump,
     Lookup,
     Meta,
     Payload,
     Range,
+    Reject,
     Relation,
     Rule,
     Ruleset,
@@ -53,6 +55,7 @@ _NFT_TABLE_F_OWNER = 0x2
 _NFT_SET_TIMEOUT = 0x10
 _NFT_OBJECT_COUNTER = 1
 _NFT_REG_1 = 1
+_NFT_JUMP, _NFT_GOTO = -3, -4
 _INET_PROTOCOL = 12  # the nft command's own number for the type, which the kernel only keeps: TYPE_INET_PROTOCOL
 _BIG = struct.Struct("!H").unpack(struct.pack("=H", NFNL_SUBSYS_NFTABLES))[0]
 
@@ -99,13 +102,20 @@ def read_counter(name: str, counter: str) -> Message:
     return Message(NFT_MSG_GETOBJ, 0, body, f"the value of the counter {counter}")
 
 
-def batch(messages: Sequence[Message], sequence: int) -> bytes:
+def rule_expressions(rule: Rule) -> bytes:
+    """NFTA_RULE_EXPRESSIONS of one rule."""
+    return nest(4, b"".join([_expression(each) for each in rule]))
+
+
+def batch(messages: Sequence[Message], sequence: int, generation: int | None = None) -> bytes:
     """One transaction. The beginning has the number `sequence`, the messages those after it; the last is acknowledged.
 
+    With a `generation` the kernel refuses it (ERESTART) if there was a change since.
     Kernels before 6.10 acknowledge neither the beginning nor the end (nfnetlink_rcv_batch() in nfnetlink.c).
     """
     last = len(messages)
-    parts = [_head(NFNL_MSG_BATCH_BEGIN, 0, sequence, 0, _NFPROTO_UNSPEC, _BIG)]
+    condition = b"" if generation is None else u32(1, generation)  # NFNL_BATCH_GENID
+    parts = [_head(NFNL_MSG_BATCH_BEGIN, 0, sequence, len(condition), _NFPROTO_UNSPEC, _BIG) + condition]
     for number, each in enumerate(messages, 1):
         parts.append(frame(each, sequence + number, NLM_F_ACK if number == last else 0))
     parts.append(_head(NFNL_MSG_BATCH_END, 0, sequence + last + 1, 0, _NFPROTO_UNSPEC, _BIG))
@@ -190,11 +200,12 @@ def _other_expression(each: Expression) -> bytes:
 
 
 _SOURCE = u32(1, _NFT_REG_1)  # NFTA_CMP_SREG, and the same number in the others
+_VERDICT_REGISTER = u32(1, 0)
 _SOURCE_AND_DESTINATION = _SOURCE + u32(2, _NFT_REG_1)
 
 _ENCODERS: dict[type, Callable[[Any], tuple[str, bytes]]] = {
     Meta: lambda e: ("meta", u32(1, _NFT_REG_1) + u32(2, e.key)),
-    Ct: lambda e: ("ct", u32(1, _NFT_REG_1) + u32(2, e.key)),
+    Ct: lambda e: ("ct", u32(1, _NFT_REG_1) + u32(2, e.key) + (attribute(3, b"\0") if e.original else b"")),
     Payload: lambda e: ("payload", _SOURCE + u32(2, e.base) + u32(3, e.offset) + u32(4, e.length)),
     Bitwise: lambda e: (
         "bitwise",
@@ -205,5 +216,10 @@ _ENCODERS: dict[type, Callable[[Any], tuple[str, bytes]]] = {
     Lookup: lambda e: ("lookup", string(1, e.set_name) + u32(2, _NFT_REG_1)),
     Counter: lambda e: ("counter", b""),
     CountIn: lambda e: ("objref", u32(1, _NFT_OBJECT_COUNTER) + string(2, e.counter)),
-    Verdict: lambda e: ("immediate", u32(1, 0) + nest(2, nest(2, u32(1, e)))),  # register 0: the verdict's
+    Verdict: lambda e: ("immediate", _VERDICT_REGISTER + nest(2, nest(2, u32(1, e)))),
+    Jump: lambda e: (
+        "immediate",
+        _VERDICT_REGISTER + nest(2, nest(2, u32(1, _NFT_GOTO if e.goto else _NFT_JUMP) + string(2, e.chain))),
+    ),
+    Reject: lambda e: ("reject", u32(1, e.type) + attribute(2, bytes([e.code]))),
 }

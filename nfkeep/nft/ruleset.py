@@ -1,7 +1,8 @@
-"""What goes into one nft table of nfkeep's own, as frozen values: sets, counters, base chains and their rules.
+"""What goes into nft tables of nfkeep's own, as frozen values: sets, counters, base chains and their rules.
 
-Only what the guard needs, in the kernel's own terms (linux/netfilter/nf_tables.h): a rule is a row of expressions that
-load something into the one register used here, change it, or test it. No I/O; `nfkeep.nft.encode` makes messages of it.
+Only what the guard and ban lists need, in the kernel's own terms (linux/netfilter/nf_tables.h): a rule is a row of
+expressions that load something into the one register used here, change it, or test it. No I/O; `nfkeep.nft.encode`
+makes messages of it.
 """
 
 from __future__ import annotations
@@ -37,9 +38,14 @@ class MetaKey(enum.IntEnum):
 
 
 class CtKey(enum.IntEnum):
-    """What Ct can load: enum nft_ct_keys. The state is a mask of 32 bits in the byte order of the host."""
+    """What Ct can load: enum nft_ct_keys.
+
+    The state is a mask of 32 bits in the byte order of the host, the direction one byte, the port two as in the packet.
+    """
 
     STATE = 0
+    DIRECTION = 1
+    PROTO_DST = 12
 
 
 class Header(enum.IntEnum):
@@ -72,9 +78,10 @@ class Meta:
 
 @attrs.frozen(slots=True)
 class Ct:
-    """Load from the packet's conntrack entry. net/netfilter/nft_ct.c."""
+    """Load from the packet's conntrack entry, of its original direction where asked. net/netfilter/nft_ct.c."""
 
     key: CtKey
+    original: bool = False
 
 
 @attrs.frozen(slots=True)
@@ -129,6 +136,29 @@ class Lookup:
 
 
 @attrs.frozen(slots=True)
+class Jump:
+    """Go on in another chain, and come back behind this rule; with `goto` behind the one that led here."""
+
+    chain: str
+    goto: bool = False
+
+
+class RejectType(enum.IntEnum):
+    """enum nft_reject_types."""
+
+    TCP_RESET = 1
+    ICMPX = 2
+
+
+@attrs.frozen(slots=True)
+class Reject:
+    """Answer, and end the rule. `code` is of enum nft_reject_inet_code, for ICMPX. net/netfilter/nft_reject_inet.c."""
+
+    type: RejectType
+    code: int = 0
+
+
+@attrs.frozen(slots=True)
 class Counter:
     """Count the packet in the rule itself. net/netfilter/nft_counter.c."""
 
@@ -140,7 +170,9 @@ class CountIn:
     counter: str
 
 
-Expression: TypeAlias = Meta | Ct | Payload | Bitwise | Compare | Range | Lookup | Counter | CountIn | Verdict
+Expression: TypeAlias = (
+    Meta | Ct | Payload | Bitwise | Compare | Range | Lookup | Counter | CountIn | Verdict | Jump | Reject
+)
 Rule: TypeAlias = tuple[Expression, ...]
 
 
