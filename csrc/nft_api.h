@@ -32,7 +32,9 @@ typedef struct nfk_set nfk_set;
 nfk_set *nfk_set_open(nfk_nft *nft, const char *table, const char *name, size_t key_bytes, int *error);
 void nfk_set_close(nfk_set *set);
 
-enum { NFK_ADD_NEW = 1, NFK_ADD, NFK_DELETE };  /* ADD_NEW: an element that is there is an error (EEXIST) */
+/* A transaction that fails costs a grace period of RCU, 8 ms or so, which all others wait for (__nf_tables_abort()): no
+ * step fails in the normal course. ADD renews the timeout of an element that is there, on kernels since 6.12. */
+enum { NFK_ADD = 1, NFK_DELETE };
 typedef struct {
     const uint8_t *keys; size_t count;
     const uint64_t *timeouts; uint64_t timeout;     /* ms, one each or one for all; 0 for ever */
@@ -45,8 +47,6 @@ int nfk_set_change(nfk_set *set, const uint8_t *steps, size_t n_steps, const nfk
 /* The same with one step and one element. */
 int nfk_set_one(nfk_set *set, uint8_t step, const uint8_t *key, uint64_t timeout, const uint8_t *userdata,
                 size_t userdata_length);
-/* One step over all elements as one transaction; if it fails, errors[i] is the errno of each that is to blame. */
-int nfk_set_try(nfk_set *set, uint8_t step, const nfk_elements *elements, int32_t *errors);
 /* Take all elements out. */
 int nfk_set_flush(nfk_set *set);
 
@@ -57,6 +57,8 @@ int nfk_set_get(nfk_set *set, const uint8_t *key, nfk_dump *out);
 /* All elements; `interrupted` if the kernel says that there were changes meanwhile. */
 int nfk_set_dump(nfk_set *set, nfk_dump *out);
 void nfk_dump_free(nfk_dump *dump);
+/* Which of the keys are there: present[i] is 1 or 0. */
+int nfk_set_present(nfk_set *set, const uint8_t *keys, size_t count, uint8_t *present);
 /* How many there are; -errno. */
 int64_t nfk_set_count(nfk_set *set);
 #endif

@@ -144,30 +144,76 @@ static int take_message(void *context, const struct nlmsghdr *message)
     return 0;
 }
 
+static void question_put(struct nfk_set *set, unsigned flags, const uint8_t *key)
+{
+    struct buffer *out = &set->nft->out;
+    size_t at = message_begin(set, NFT_MSG_GETSETELEM, flags, true);
+    if (key) {
+        size_t list = nest_begin(out, NFTA_SET_ELEM_LIST_ELEMENTS);
+        size_t element = nest_begin(out, NFTA_LIST_ELEM), inner = nest_begin(out, NFTA_SET_ELEM_KEY);
+        attribute_put(out, NFTA_DATA_VALUE, key, set->key_bytes);
+        nest_end(out, inner);
+        nest_end(out, element);
+        nest_end(out, list);
+    }
+    message_end(out, at);
+}
+
+static void questions_begin(struct nfk_nft *nft, size_t count)
+{
+    if (nft->sequence > UINT32_MAX - count)
+        nft->sequence = 1;
+    nft->out.length = 0;
+    nft->out.failed = false;
+}
+
 /* Asks for one key, or dumps (key NULL). */
 static int read_set(struct nfk_set *set, const uint8_t *key, struct reader *reader)
 {
     struct nfk_nft *nft = set->nft;
-    nft->out.length = 0;
-    nft->out.failed = false;
+    questions_begin(nft, 1);
     reader->set = set;
     reader->sequence = nft->sequence;
-    size_t at = message_begin(set, NFT_MSG_GETSETELEM, key ? NLM_F_ACK : NLM_F_DUMP, true);
-    if (key) {
-        size_t list = nest_begin(&nft->out, NFTA_SET_ELEM_LIST_ELEMENTS);
-        size_t element = nest_begin(&nft->out, NFTA_LIST_ELEM), inner = nest_begin(&nft->out, NFTA_SET_ELEM_KEY);
-        attribute_put(&nft->out, NFTA_DATA_VALUE, key, set->key_bytes);
-        nest_end(&nft->out, inner);
-        nest_end(&nft->out, element);
-        nest_end(&nft->out, list);
-    }
-    message_end(&nft->out, at);
+    question_put(set, key ? NLM_F_ACK : NLM_F_DUMP, key);
     if (nft->out.failed)
         return -ENOMEM;
     nft->channel.answered = key != NULL;        /* a dump goes on while it is read */
     int error = netlink_exchange(&nft->channel, nft->out.data, nft->out.length, reader->sequence, take_message, reader);
     nft->channel.answered = true;
     return error;
+}
+
+struct presence { uint32_t first, count; uint8_t *present; int error; };
+
+static int take_presence(void *context, const struct nlmsghdr *message)
+{
+    struct presence *presence = context;
+    uint32_t index = message->nlmsg_seq - presence->first;
+    if (index >= presence->count)
+        return 0;
+    if (message->nlmsg_type == (NFNL_SUBSYS_NFTABLES << 8 | NFT_MSG_NEWSETELEM))
+        presence->present[index] = 1;
+    else if (message->nlmsg_type == NLMSG_ERROR && netlink_error(message) && netlink_error(message) != ENOENT)
+        presence->error = netlink_error(message);
+    return 0;
+}
+
+int nfk_set_present(struct nfk_set *set, const uint8_t *keys, size_t count, uint8_t *present)
+{
+    struct nfk_nft *nft = set->nft;
+    struct presence presence = {.count = (uint32_t)count, .present = present};
+    memset(present, 0, count);
+    if (!count)
+        return 0;
+    questions_begin(nft, count);
+    presence.first = nft->sequence;
+    for (size_t i = 0; i < count; i++)
+        question_put(set, i + 1 == count ? NLM_F_ACK : 0, keys + i * set->key_bytes);
+    if (nft->out.failed)
+        return -ENOMEM;
+    int error = netlink_exchange(&nft->channel, nft->out.data, nft->out.length, presence.first + presence.count - 1,
+                                 take_presence, &presence);
+    return error ? error : -presence.error;
 }
 
 static int read_into(struct nfk_set *set, const uint8_t *key, nfk_dump *out)

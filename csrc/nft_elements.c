@@ -85,8 +85,8 @@ static void element_put(struct nfk_set *set, unsigned step, const nfk_elements *
         uint64_t timeout = elements->timeouts ? elements->timeouts[index] : elements->timeout;
         if (timeout)
             number_put(out, NFTA_SET_ELEM_TIMEOUT, timeout);
-        if (timeout && elements->expirations)
-            number_put(out, NFTA_SET_ELEM_EXPIRATION, elements->expirations[index]);
+        if (timeout)                            /* without it an element that is there keeps what is left of its time */
+            number_put(out, NFTA_SET_ELEM_EXPIRATION, elements->expirations ? elements->expirations[index] : timeout);
         if (elements->userdata_length)
             attribute_put(out, NFTA_SET_ELEM_USERDATA, elements->userdata, elements->userdata_length);
     }
@@ -100,7 +100,6 @@ static void message_put(struct nfk_set *set, unsigned step, unsigned flags, cons
     struct buffer *out = &set->nft->out;
     unsigned type = step == NFK_DELETE ? NFT_MSG_DELSETELEM : NFT_MSG_NEWSETELEM;
     flags |= step == NFK_DELETE ? 0 : NLM_F_CREATE;
-    flags |= step == NFK_ADD_NEW ? NLM_F_EXCL : 0;
     size_t at = message_begin(set, type, flags, true);
     size_t list = nest_begin(out, NFTA_SET_ELEM_LIST_ELEMENTS);
     for (size_t i = first; i < first + count; i++)
@@ -113,7 +112,6 @@ struct answers {
     uint32_t first, count;                      /* the messages between the batch's ends */
     int error;                                  /* the first one */
     bool acknowledged;
-    int32_t *errors;                            /* by message, or NULL */
 };
 
 /* The messages have the numbers behind that of the batch's beginning; numbers do not wrap within a batch. */
@@ -138,8 +136,6 @@ static int take_answer(void *context, const struct nlmsghdr *message)
     answers->acknowledged = answers->acknowledged || (!error && index == answers->count - 1);
     if (error && !answers->error)
         answers->error = error;
-    if (error && answers->errors && index < answers->count)
-        answers->errors[index] = error;
     return 0;
 }
 
@@ -181,19 +177,6 @@ int nfk_set_one(struct nfk_set *set, uint8_t step, const uint8_t *key, uint64_t 
     nfk_elements element = {.keys = key, .count = 1, .timeout = timeout, .userdata = userdata,
                             .userdata_length = userdata_length};
     return nfk_set_change(set, &step, 1, &element);
-}
-
-int nfk_set_try(struct nfk_set *set, uint8_t step, const nfk_elements *elements, int32_t *errors)
-{
-    struct nfk_nft *nft = set->nft;
-    memset(errors, 0, elements->count * sizeof(*errors));
-    if (!elements->count)
-        return 0;
-    struct answers answers = {.errors = errors};
-    batch_begin(nft, elements->count, &answers);
-    for (size_t i = 0; i < elements->count; i++)
-        message_put(set, step, i + 1 == elements->count ? NLM_F_ACK : 0, elements, i, 1);
-    return batch_send(nft, &answers);
 }
 
 int nfk_set_flush(struct nfk_set *set)

@@ -9,13 +9,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nfkeep.bans.banlist import BanList
+    from nfkeep.bans.values import Ban
     from nfkeep.errors import (
+        AllowedAddressError,
         CommitError,
         ConflictError,
+        InvalidAddressError,
+        InvalidBanError,
+        InvalidListError,
         InvalidRuleError,
+        ListFullError,
+        ListGoneError,
         LockTimeoutError,
         NfkeepError,
         PermissionDeniedError,
+        RefusedBansError,
         StateLossError,
         UnsupportedError,
     )
@@ -28,13 +37,22 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
+    "nfkeep.bans.banlist": ("BanList",),
+    "nfkeep.bans.values": ("Ban",),
     "nfkeep.errors": (
+        "AllowedAddressError",
         "CommitError",
         "ConflictError",
+        "InvalidAddressError",
+        "InvalidBanError",
+        "InvalidListError",
         "InvalidRuleError",
+        "ListFullError",
+        "ListGoneError",
         "LockTimeoutError",
         "NfkeepError",
         "PermissionDeniedError",
+        "RefusedBansError",
         "StateLossError",
         "UnsupportedError",
     ),
@@ -47,17 +65,26 @@ _HOMES = {
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "AllowedAddressError",
+    "Ban",
+    "BanList",
     "Chain",
     "CommitError",
     "ConflictError",
     "Counters",
     "Family",
     "Fidelity",
+    "InvalidAddressError",
+    "InvalidBanError",
+    "InvalidListError",
     "InvalidRuleError",
+    "ListFullError",
+    "ListGoneError",
     "LockTimeoutError",
     "NfkeepError",
     "Outcome",
     "PermissionDeniedError",
+    "RefusedBansError",
     "Report",
     "Rule",
     "StateLossError",

@@ -9,6 +9,7 @@ NfkeepError
 ├── PermissionDeniedError   CAP_NET_ADMIN (or a file) is out of reach
 ├── InvalidAddressError     what was given is no address that can be banned
 ├── InvalidListError        a ban list that cannot be: its name, its services, what it is to do
+├── InvalidBanError         a ban that cannot be: its timeout, its comment
 ├── AllowedAddressError     the allow list, or plain prudence, speaks against this ban
 ├── ListGoneError           another program has removed the list
 ├── ListFullError           the kernel would drop an older ban for this one, or refuses more
@@ -23,6 +24,7 @@ __all__ = [
     "CommitError",
     "ConflictError",
     "InvalidAddressError",
+    "InvalidBanError",
     "InvalidListError",
     "InvalidRuleError",
     "ListFullError",
@@ -109,6 +111,10 @@ class InvalidAddressError(NfkeepError, ValueError):
         self.address = address
         self.reason = reason
         super().__init__(f"{address!r:.120}: {reason}")
+
+
+class InvalidBanError(NfkeepError, ValueError):
+    """A timeout or a comment that a ban in this list cannot have; nothing was changed."""
 
 
 class InvalidListError(NfkeepError, ValueError):

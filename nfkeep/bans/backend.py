@@ -20,9 +20,9 @@ Timeouts: TypeAlias = "int | array[int]"
 
 @attrs.frozen(slots=True)
 class Added:
-    """What came of adding keys: how many are new (the others were renewed), and those refused, with why."""
+    """What came of adding keys: how many are in force now, new or renewed, and those refused, with why."""
 
-    new: int
+    banned: int
     refused: Sequence[tuple[int, NfkeepError]] = ()
 
 
@@ -79,6 +79,9 @@ class Backend(Protocol):
 
     def elements(self, kind: Kind) -> Iterable[Element]:
         """All that is in, in no order."""
+
+    def count(self, kind: Kind) -> int:
+        """How many there are."""
 
     def fills(self) -> tuple[Fill, ...]:
         """How full each kernel object is that can fill up."""

@@ -19,8 +19,8 @@ from nfkeep.bans.backend import Added, Timeouts
 from nfkeep.bans.nft_rules import TABLE, lookup, read_label, set_label
 from nfkeep.bans.values import Element, Fill, Kind
 from nfkeep.errors import ListFullError, ListGoneError, NfkeepError
-from nfkeep.nft._ffi import ADD, ADD_NEW, DELETE, ElementSocket, SetHandle, fail
 from nfkeep.nft.batch import BatchSocket
+from nfkeep.nft.elements import ADD, DELETE, ElementSocket, SetHandle, fail
 from nfkeep.nft.encode import Message
 from nfkeep.nft.lasting import contents, new_address_set, new_rule, read_set
 from nfkeep.nft.replace import grow
@@ -30,15 +30,20 @@ LARGEST = 1 << 24
 """Elements: no set grows beyond, as all of it is memory of the kernel."""
 
 _AT_ONCE = 1000  # in one transaction
-_RENEW = (ADD, DELETE, ADD)  # on every kernel, whether the element is there or has just expired
 _HOSTS = (Kind.HOST4, Kind.HOST6)
 _log = logging.getLogger("nfkeep.bans")
+
+# How an element that may be there already gets its new timeout: added again, where the kernel changes it then, or
+# else so that it does not matter whether it is there. None until the first ban shows it; the same in all namespaces.
+_IN_PLACE, _AGAIN = (ADD,), (ADD, DELETE, ADD)
+_renewal: tuple[int, ...] | None = None
 
 
 @attrs.define(slots=True)
 class _Set:
     """A set as this process knows it: its handle, and how many may go in before its fill is looked at again."""
 
+    label: str
     handle: SetHandle
     room: int = 0
 
@@ -58,6 +63,7 @@ class AddressSets:
         self._elements = ElementSocket()
         self._rules = BatchSocket()
         self._sets: dict[str, _Set] = {}
+        self._hosts = tuple(self._set(set_label(kind)) for kind in _HOSTS)
 
     def set_message(self, label: str, number: int) -> Message:
         """Make the set of hosts that has this label; `number` tells the sets of one transaction apart."""
@@ -80,10 +86,15 @@ class AddressSets:
 
     def add(self, kind: Kind, keys: bytes | memoryview, timeouts: Timeouts, userdata: bytes) -> Added:
         """As Backend.add."""
-        if len(keys) == kind.key_bytes and kind in _HOSTS:
-            timeout = timeouts if isinstance(timeouts, int) else timeouts[0]
-            return self._add_one(set_label(kind), bytes(keys), timeout, userdata)
-        new = 0
+        if len(keys) == _HOST_BYTES[kind] and _renewal is _IN_PLACE and not userdata:
+            # what most bans are, and nothing here that they do not need
+            known = self._hosts[kind]
+            if known.handle.one(ADD, bytes(keys), timeouts if isinstance(timeouts, int) else timeouts[0]) == 0:
+                known.room -= 1
+                if known.room <= 0:
+                    self._look_at_fill(known.label)
+                return _ONE
+        banned = 0
         refused: list[tuple[int, NfkeepError]] = []
         for label, part, positions in _by_set(kind, keys):
             length = _key_bytes(label)
@@ -91,18 +102,22 @@ class AddressSets:
                 here = positions[first : first + _AT_ONCE]
                 some = timeouts if isinstance(timeouts, int) else array("Q", [timeouts[each] for each in here])
                 try:
-                    new += self._add_some(label, part[first * length : (first + _AT_ONCE) * length], some, userdata)
+                    self._add_some(label, part[first * length : (first + _AT_ONCE) * length], some, userdata)
+                    banned += len(here)
                 except ListFullError as error:
                     refused += [(each, error) for each in here]
-        return Added(new, refused)
+        return Added(banned, refused)
 
     def remove(self, kind: Kind, keys: bytes | memoryview) -> int:
         """As Backend.remove."""
         removed = 0
         for label, part, _ in _by_set(kind, keys):
             step = _AT_ONCE * _key_bytes(label)
+            some_missing = len(part) < step  # of few each is looked for first, as a miss costs more than that
             for first in range(0, len(part), step):
-                removed += self._remove_some(label, part[first : first + step])
+                count, missing = self._remove_some(label, part[first : first + step], some_missing)
+                some_missing = some_missing or missing
+                removed += count
         return removed
 
     def get(self, kind: Kind, key: bytes) -> Element | None:
@@ -155,6 +170,7 @@ class AddressSets:
     def close(self) -> None:
         """Close the sockets. Idempotent."""
         self._sets.clear()
+        self._hosts = ()
         self._elements.close()
         self._rules.close()
 
@@ -163,81 +179,57 @@ class AddressSets:
             return [set_label(kind)]
         return [label for label in self.labels() if (read_label(label) or (None,))[0] is kind]
 
-    def _add_one(self, label: str, key: bytes, timeout_ms: int, userdata: bytes) -> Added:
-        known = self._sets.get(label) or self._set(label)
-        number = known.handle.one(ADD_NEW, key, timeout_ms, userdata)
-        if number == 0:
-            known.room -= 1
-            if known.room <= 0:
-                self._look_at_fill(label)
-            return _ONE
-        try:
-            return Added(self._add_some(label, key, timeout_ms, userdata))
-        except ListFullError as error:
-            return Added(0, [(0, error)])
-
-    def _add_some(self, label: str, keys: bytes | memoryview, timeouts: Timeouts, userdata: bytes) -> int:
-        """Add what fits in a transaction; how many are new. Grows the set, and makes that of a new prefix length."""
+    def _add_some(self, label: str, keys: bytes | memoryview, timeouts: Timeouts, userdata: bytes) -> None:
+        """Add what fits in a transaction. Grows the set, and makes that of a new prefix length."""
         known = self._set(label)
-        count = len(keys) // known.handle.key_bytes
         for _ in range(_TRIES):
-            number = known.handle.change([ADD_NEW], keys, timeouts, userdata=userdata)
+            learns = _renewal is None
+            steps = _AGAIN if _renewal is None or userdata else _renewal
+            number = known.handle.change(steps, keys, timeouts, userdata=userdata)
             if number == 0:
-                known.room -= count
+                if learns:
+                    _learn(known.handle, keys, timeouts)
+                known.room -= len(keys) // known.handle.key_bytes
                 if known.room <= 0:
                     self._look_at_fill(label)
-                return count
-            if number == errno.EEXIST:
-                blamed = [number]
-                if count > 1:
-                    number, blamed = known.handle.try_each(ADD_NEW, keys, timeouts, userdata)
-                renewed = sum(each == errno.EEXIST for each in blamed)
-                if number == errno.EEXIST and set(blamed) <= {0, errno.EEXIST}:
-                    number = known.handle.change(_RENEW, keys, timeouts, userdata=userdata)
-                if number == 0:
-                    known.room -= count - renewed
-                    if known.room <= 0:
-                        self._look_at_fill(label)
-                    return count - renewed
-                if errno.ENFILE in blamed:
-                    number = errno.ENFILE
+                return
             if number == errno.ENFILE:
-                self._grow(label, count)
+                self._grow(label, len(keys) // known.handle.key_bytes)
             elif number == errno.ENOENT and label.startswith("net"):
                 self._make(label)
-            elif number != errno.EEXIST:
+            else:
                 raise self._error(number, label)
         raise fail(errno.EBUSY, f"adding to the ban list {self.list_name}")
 
-    def _remove_some(self, label: str, keys: bytes | memoryview) -> int:
+    def _remove_some(self, label: str, keys: bytes | memoryview, look_first: bool) -> tuple[int, bool]:
+        """Remove what fits in a transaction; how many there were, and whether some were not there."""
         handle = self._set(label).handle
+        missing = False
         for _ in range(_TRIES):
-            number = handle.change([DELETE], keys)
-            if number == 0:
-                return len(keys) // handle.key_bytes
-            if number != errno.ENOENT:
-                raise self._error(number, label)
-            if len(keys) > handle.key_bytes:
-                number, blamed = handle.try_each(DELETE, keys)
-                if number == 0:
-                    return len(blamed)
-                length = handle.key_bytes
-                keys = b"".join(
-                    keys[at * length : (at + 1) * length] for at, each in enumerate(blamed) if each != errno.ENOENT
-                )
-            else:
-                keys = b""
+            if look_first:
+                number, present = handle.present(keys)
+                if number:
+                    raise self._error(number, label)
+                if not all(present):
+                    length, missing = handle.key_bytes, True
+                    keys = b"".join([keys[at * length : (at + 1) * length] for at, one in enumerate(present) if one])
             if not keys:
                 if not label.startswith("net") and not self._exists(label):
                     raise ListGoneError(self.list_name)
-                return 0
+                return 0, missing
+            number = handle.change([DELETE], keys)
+            if number == 0:
+                return len(keys) // handle.key_bytes, missing
+            if number != errno.ENOENT:
+                raise self._error(number, label)
+            look_first = True
         raise fail(errno.EBUSY, f"removing from the ban list {self.list_name}")
 
     def _set(self, label: str) -> _Set:
         known = self._sets.get(label)
         if known is None:
             handle = SetHandle(self._elements, TABLE, self.set_name(label), _key_bytes(label))
-            known = self._sets[label] = _Set(handle)
+            known = self._sets[label] = _Set(label, handle)
         return known
 
     def _exists(self, label: str) -> bool:
@@ -298,9 +290,28 @@ class AddressSets:
 
 
 _ONE = Added(1)
+_HOST_BYTES = (4, 16, 0, 0)  # by kind; 0 is the length of no key
 _TRIES = 100  # each time somebody else was in between
 _DUMPS = 5
 _SMALLEST = 1024
+_TRIAL_MS = 1000  # longer than a tick, and no harm should this process die before the timeout is right again
+_CENTURY_MS = 100 * 365 * 86_400_000
+
+
+def _learn(handle: SetHandle, keys: bytes | memoryview, timeouts: Timeouts) -> None:
+    """Find out, with an element that was just added, whether adding it again changes its timeout.
+
+    Kernels since 6.12 do that (nft_add_set_elem()); the others leave what is there alone, and say nothing.
+    """
+    global _renewal
+    key = bytes(keys[: handle.key_bytes])
+    right = timeouts if isinstance(timeouts, int) else timeouts[0]
+    trial = right + _TRIAL_MS if right else _CENTURY_MS
+    handle.one(ADD, key, trial)
+    _, found = handle.get(key)
+    handle.change(_AGAIN, key, right)
+    if found is not None:
+        _renewal = _IN_PLACE if abs(found.timeout_ms - trial) < _TRIAL_MS // 2 else _AGAIN
 
 
 def _key_bytes(label: str) -> int:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 ffi: Any = _c_ffi
 lib: Any = _c_lib
 
-ADD_NEW, ADD, DELETE = int(lib.NFK_ADD_NEW), int(lib.NFK_ADD), int(lib.NFK_DELETE)
+ADD, DELETE = int(lib.NFK_ADD), int(lib.NFK_DELETE)
 KEY_BYTES = (4, 16, 8, 32)
 REASONS = {
     int(lib.NFK_REFUSED_TEXT): "this is no IPv4 or IPv6 address, nor a network in the form ADDRESS/BITS",
@@ -59,11 +59,14 @@ class Guards:
             ffi.memmove(entry.address, address, len(address))
 
 
+_Key = ffi.typeof("uint8_t[32]")
+
+
 def parse(text: bytes, guards: Guards) -> tuple[int, bytes]:
     """Kind and key of an address; minus the reason, and no key, if there is one against it."""
-    key = ffi.new("uint8_t[32]")
+    key = ffi.new(_Key)
     kind = lib.nfk_address(text, len(text), guards.array, guards.count, key)
-    return kind, b"" if kind < 0 else ffi.unpack(ffi.cast("char *", key), KEY_BYTES[kind])
+    return kind, b"" if kind < 0 else ffi.buffer(key, KEY_BYTES[kind])[:]
 
 
 @attrs.frozen(slots=True, eq=False)
@@ -156,14 +159,12 @@ class SetHandle:
         result: int = lib.nfk_set_change(self._pointer, bytes(steps), len(steps), elements)
         return -result
 
-    def try_each(
-        self, step: int, keys: bytes | memoryview, timeouts: int | array[int] = 0, userdata: bytes = b""
-    ) -> tuple[int, list[int]]:
-        """One step on all elements as a transaction: 0 or the errno, and which errno each element is to blame for."""
-        elements, _held = self._elements(keys, timeouts, None, userdata)
-        errors = ffi.new("int32_t[]", elements.count)
-        result = lib.nfk_set_try(self._pointer, step, elements, errors)
-        return -result, ffi.unpack(errors, elements.count) if elements.count else []
+    def present(self, keys: bytes | memoryview) -> tuple[int, bytes]:
+        """0 or the errno, and of each key a byte that tells whether it is there."""
+        count = len(keys) // self.key_bytes
+        found = ffi.new("uint8_t[]", count)
+        result = lib.nfk_set_present(self._pointer, ffi.from_buffer("uint8_t[]", keys), count, found)
+        return -result, ffi.buffer(found)[:] if count else b""
 
     def flush(self) -> int:
         """Take all elements out; 0 or the errno."""

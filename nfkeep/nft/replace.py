@@ -11,8 +11,8 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 
 from nfkeep.errors import CommitError
-from nfkeep.nft._ffi import Found, SetHandle, fail
 from nfkeep.nft.batch import BatchSocket
+from nfkeep.nft.elements import Found, SetHandle, fail
 from nfkeep.nft.encode import NFT_MSG_NEWSETELEM, NLM_F_CREATE, Message
 from nfkeep.nft.lasting import contents, delete_rules, delete_set, new_address_set, read_set, resize_set
 from nfkeep.nft.wire import attribute, data_value, nest, string
