@@ -12,11 +12,12 @@ import time
 import weakref
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import attrs
 
 from nfkeep.bans.backend import Backend
+from nfkeep.bans.bulk import by_kind, with_timeouts
 from nfkeep.bans.choose import choose
 from nfkeep.bans.given import (
     Given,
@@ -29,9 +30,9 @@ from nfkeep.bans.given import (
     read_item,
     read_policy,
     unsupported,
-    without_repeats,
 )
-from nfkeep.bans.guards import NO_GUARDS, Guarded, refusal
+from nfkeep.bans.guards import NO_GUARDS, Guarded
+from nfkeep.bans.kill import Killer
 from nfkeep.bans.values import Address, Ban, Fill, Kind, Policy, address_of, check_name
 from nfkeep.errors import (
     InvalidBanError,
@@ -41,7 +42,7 @@ from nfkeep.errors import (
     RefusedBansError,
     UnsupportedError,
 )
-from nfkeep.nft.addresses import Guards, sort
+from nfkeep.nft.addresses import Guards
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -110,7 +111,7 @@ class BanList:
         self._backend: Backend | None = None
         self._reason = ""
         self._plain_ms = 0  # of bans that say nothing
-        self._kills = False
+        self._killer: Killer | None = None
         self._guarded: Guarded | None = None
         self._guards = NO_GUARDS
         self._fresh_until = 0.0
@@ -158,9 +159,8 @@ class BanList:
                 raise
             self._backend, self._reason = backend, reason
             self._plain_ms = self._default_ms if backend.limits.timeout_ms else 0
-            self._kills = self._policy.kill
-            self._guarded = Guarded()
-            self._refresh(backend)
+            self._stale = False
+            self._look_around(backend)
         return self
 
     def exists(self) -> bool:
@@ -194,8 +194,8 @@ class BanList:
             added = backend.add(kind, key, timeout_ms, check_comment(backend, comment) if comment else "")
             if added.refused:
                 raise added.refused[0][1]
-            if self._kills:
-                self._kill([(kind, key)])
+            if self._killer is not None:
+                self._killer.kill([(kind, key)])
 
     def unban(self, address: Given) -> bool:
         """Lift one ban, of exactly this host or network; whether there was one. Raises as `ban` does."""
@@ -230,9 +230,8 @@ class BanList:
         while chunk := list(itertools.islice(rest, _AT_ONCE)):
             with self._lock:
                 backend = self._ready()
-                for kind, keys, positions in self._sorted(chunk, NO_GUARDS, refused):
+                for kind, keys, _ in by_kind(chunk, NO_GUARDS, None, refused):
                     if kind in backend.limits.kinds:
-                        keys, _ = without_repeats(kind, keys, positions)
                         removed += backend.remove(kind, keys)
         if refused:
             raise RefusedBansError(tuple(refused), removed)
@@ -340,6 +339,7 @@ class BanList:
         """Let go of the kernel; every ban stays in force. Idempotent."""
         with self._lock:
             backend, self._backend = self._backend, None
+            self._let_go()
             if backend is not None:
                 backend.close()
 
@@ -354,6 +354,7 @@ class BanList:
                 backend.destroy()
             backend.close()
             self._backend = None
+            self._let_go()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -373,7 +374,24 @@ class BanList:
             self._stale = False
             self._backend.close()
             self._backend.open(None, self._size, self._default_ms if self._backend.limits.list_timeout else 0)
+            self._look_around(self._backend)
         return self._backend
+
+    def _look_around(self, backend: Backend) -> None:
+        """Open what else looks at the network namespace that the list is in."""
+        self._let_go()
+        self._guarded = Guarded()
+        if self.policy.kill:
+            self._killer = Killer(self.policy.services)
+        self._refresh(backend)
+
+    def _let_go(self) -> None:
+        guarded, self._guarded = self._guarded, None
+        killer, self._killer = self._killer, None
+        if guarded is not None:
+            guarded.close()
+        if killer is not None:
+            killer.close()
 
     def _refresh(self, backend: Backend) -> None:
         """Read the allow list and the host's addresses again; others change them."""
@@ -396,53 +414,21 @@ class BanList:
     ) -> int:
         """Add to `refused`; how many are in force now."""
         default = self._timeout_ms(backend, timeout)
-        givens: list[Given] = []
-        timeouts: array[int] | None = None
-        if all(type(item) is str for item in chunk):
-            givens = cast("list[Given]", chunk)
-        else:
-            timeouts = array("Q")
-            for item in chunk:
-                given, own, timed = read_item(item)
-                try:
-                    timeouts.append(self._timeout_ms(backend, own) if timed else default)
-                    givens.append(given)
-                except NfkeepError as error:
-                    refused.append((given, error))
+        givens, timeouts = with_timeouts(chunk, default, lambda own: self._timeout_ms(backend, own), refused)
         guards = self._forced() if force else self._guards
         banned = 0
-        for kind, keys, positions in self._sorted(givens, guards, refused):
+        for kind, keys, positions in by_kind(givens, guards, self._guarded, refused):
             if kind not in backend.limits.kinds:
                 refused += [(givens[at], unsupported(kind, backend)) for at in positions]
                 continue
-            keys, positions = without_repeats(kind, keys, positions)
             each = default if timeouts is None else array("Q", [timeouts[at] for at in positions])
             added = backend.add(kind, keys, each)
             refused += [(givens[positions[at]], error) for at, error in added.refused]
-            banned += len(positions) - len(added.refused)
-            if self._kills:
+            banned += added.banned
+            if self._killer is not None:
                 size = kind.key_bytes
-                self._kill([(kind, keys[at : at + size]) for at in range(0, len(keys), size)])
+                self._killer.kill([(kind, keys[at : at + size]) for at in range(0, len(keys), size)])
         return banned
-
-    def _sorted(
-        self, givens: list[Given], guards: Guards, refused: list[tuple[object, NfkeepError]]
-    ) -> Iterator[tuple[Kind, bytes, array[int]]]:
-        """Keys by kind, each with its position in `givens`."""
-        try:
-            text = "\n".join(cast("list[str]", givens))
-        except TypeError:  # not all of them are
-            text = "\n".join(map(str, givens))
-        found = sort(text.encode(errors="replace"), len(givens), guards)
-        if found.lines != len(givens):  # a line break inside an address
-            lines = [str(each).replace("\n", "\0") for each in givens]
-            found = sort("\n".join(lines).encode(errors="replace"), len(givens), guards)
-        for position, reason in found.refused:
-            given = givens[position]
-            refused.append((given, refusal(given, reason, self._guarded)))
-        for kind in Kind:
-            if len(found.keys[kind]):
-                yield kind, bytes(found.keys[kind]), found.positions[kind]
 
     def _timeout_ms(self, backend: Backend, timeout: float | None) -> int:
         if timeout is None:
@@ -462,12 +448,6 @@ class BanList:
     def _check_timeout(self, backend: Backend) -> None:
         if self.timeout is not None and not backend.limits.list_timeout:
             self._timeout_ms(backend, self.timeout)
-
-    def _kill(self, entries: list[tuple[Kind, bytes]]) -> None:
-        """Delete the live connections of whom is banned now, as far as they go to the list's services."""
-        from nfkeep.bans.kill import kill
-
-        kill(entries, self.policy.services)
 
 
 _open_lists: weakref.WeakSet[BanList] = weakref.WeakSet()

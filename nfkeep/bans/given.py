@@ -6,7 +6,6 @@ Addresses and comments come out of logs that attackers write; what passes here i
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Iterable
 from typing import TypeAlias
 
@@ -27,7 +26,7 @@ _KINDS = tuple(Kind)
 def read_address(given: object, guards: Guards = NO_GUARDS, guarded: Guarded | None = None) -> tuple[Kind, bytes]:
     """Kind and key of an address; raises InvalidAddressError, AllowedAddressError."""
     text = given if isinstance(given, str) else str(given)
-    kind, key = parse(text.encode(errors="replace"), guards)
+    kind, key = parse(text.encode("utf-8", "replace"), guards)
     if kind >= 0:
         return _KINDS[kind], key
     raise refusal(given, -kind, guarded)
@@ -50,6 +49,8 @@ def read_policy(
 
 def milliseconds(timeout: float) -> int:
     """At least one, and 0 for ever; raises InvalidBanError."""
+    if type(timeout) is int and timeout > 0:
+        return timeout * 1000
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout) or timeout <= 0:
         raise InvalidBanError(f"a ban cannot last {timeout!r:.40} seconds; more than 0, or math.inf for ever")
     return 0 if math.isinf(timeout) else math.ceil(timeout * 1000)
@@ -78,16 +79,6 @@ def read_item(item: object) -> tuple[Given, float | None, bool]:
             raise InvalidBanError(f"{item!r:.80} is not an address and a timeout")
         return item[0], math.inf if item[1] is None else item[1], True
     return item, None, False  # type: ignore[return-value]  # whatever it is, it is parsed before use
-
-
-def without_repeats(kind: Kind, keys: bytes, positions: array[int]) -> tuple[bytes, array[int]]:
-    """Without those that come again later: the last one counts."""
-    size = kind.key_bytes
-    last = {keys[at * size : (at + 1) * size]: at for at in range(len(positions))}
-    if len(last) == len(positions):
-        return keys, positions
-    kept = sorted(last.values())
-    return b"".join(keys[at * size : (at + 1) * size] for at in kept), array("I", [positions[at] for at in kept])
 
 
 def ends_otherwise(element: Element, timeout_ms: int) -> bool:

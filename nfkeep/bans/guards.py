@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from nfkeep.bans.host import gateways, own_addresses, ssh_peers
+from nfkeep.bans.host import Host, ssh_peers
 from nfkeep.bans.values import Address, Kind, address_of
 from nfkeep.errors import AllowedAddressError, InvalidAddressError, NfkeepError
 from nfkeep.nft.addresses import COVERS_GUARD, IN_GUARD, REASONS, Guards
@@ -23,10 +23,14 @@ NO_GUARDS = Guards([])
 
 
 class Guarded:
-    """The guards of one list, as they are now: `all` of them, and `forced`, those that even `force` leaves."""
+    """The guards of one list, as they are now: `all` of them, and `forced`, those that even `force` leaves.
+
+    The host is the network namespace that was current when this was made.
+    """
 
     def __init__(self) -> None:
-        self._gateways = gateways()
+        self._host = Host()
+        self._gateways = self._host.gateways()
         self._peers = ssh_peers()
         self._reasons: list[tuple[Address, str, bool]] = []
         self.all = self.forced = NO_GUARDS
@@ -35,7 +39,7 @@ class Guarded:
         """Take the allow list as it is told, and the addresses that the host has now."""
         reasons: list[tuple[Address, str, bool]] = []
         reasons += [(address_of(*entry), "is in the allow list", False) for entry in allowed]
-        reasons += [(each, "is an address of this host", False) for each in own_addresses()]
+        reasons += [(each, "is an address of this host", False) for each in self._host.own_addresses()]
         reasons += [(each, "is a gateway of this host", False) for each in self._gateways]
         known = {str(each) for each, _, _ in reasons}
         reasons += [
@@ -47,6 +51,10 @@ class Guarded:
         self._reasons = reasons
         self.all = Guards([_guard(each, covered) for each, _, covered in reasons])
         self.forced = Guards([_guard(each, covered) for each, _, covered in reasons if not covered])
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        self._host.close()
 
     def why(self, network: IPNetwork) -> str | None:
         """What speaks against a network, in words."""

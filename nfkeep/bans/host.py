@@ -25,25 +25,50 @@ _RTNEXTHOP = struct.Struct("=HBBi")
 _IFADDRMSG, _RTMSG = 8, 12  # sizes
 
 
-def own_addresses() -> set[IPAddress]:
-    """The addresses of all interfaces in this network namespace."""
-    found = set()
-    for data in _dump(_RTM_GETADDR):
-        told = dict(attributes(data[_IFADDRMSG:]))
-        address = told.get(_IFA_LOCAL) or told.get(_IFA_ADDRESS)  # IFA_ADDRESS is the peer's on a point-to-point link
-        if address is not None:
-            found.add(ipaddress.ip_address(address))
-    return found
+class Host:
+    """What rtnetlink tells of the network namespace that was current when this was made."""
 
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+        self._sequence = 0
 
-def gateways() -> set[IPAddress]:
-    """The gateways of all routes in this network namespace."""
-    found: set[IPAddress] = set()
-    for data in _dump(_RTM_GETROUTE):
-        told = dict(attributes(data[_RTMSG:]))
-        hops = [told, *(_hops(told[_RTA_MULTIPATH]) if _RTA_MULTIPATH in told else ())]
-        found.update(ipaddress.ip_address(hop[_RTA_GATEWAY]) for hop in hops if _RTA_GATEWAY in hop)
-    return found
+    def own_addresses(self) -> set[IPAddress]:
+        """The addresses of all interfaces."""
+        found: set[IPAddress] = set()
+        for data in self._dump(_RTM_GETADDR):
+            told = dict(attributes(data[_IFADDRMSG:]))
+            address = told.get(_IFA_LOCAL) or told.get(_IFA_ADDRESS)  # the peer's, on a point-to-point link
+            if address is not None:
+                found.add(ipaddress.ip_address(address))
+        return found
+
+    def gateways(self) -> set[IPAddress]:
+        """The gateways of all routes."""
+        found: set[IPAddress] = set()
+        for data in self._dump(_RTM_GETROUTE):
+            told = dict(attributes(data[_RTMSG:]))
+            hops = [told, *(_hops(told[_RTA_MULTIPATH]) if _RTA_MULTIPATH in told else ())]
+            found.update(ipaddress.ip_address(hop[_RTA_GATEWAY]) for hop in hops if _RTA_GATEWAY in hop)
+        return found
+
+    def close(self) -> None:
+        """Close the socket. Idempotent."""
+        self._socket.close()
+
+    def _dump(self, kind: int) -> Iterator[bytes]:
+        self._sequence += 1
+        self._socket.sendto(
+            struct.pack("=IHHIIB3x", 20, kind, _REQUEST_DUMP, self._sequence, 0, socket.AF_UNSPEC), (0, 0)
+        )
+        while True:
+            data, at = self._socket.recv(1 << 17), 0
+            while at + 16 <= len(data):
+                length, answer, _, sequence = struct.unpack_from("=IHHI", data, at)
+                if sequence == self._sequence and answer in (_NLMSG_DONE, _NLMSG_ERROR):
+                    return
+                if sequence == self._sequence:
+                    yield data[at + 16 : at + length]
+                at += max(length + (-length & 3), 16)
 
 
 def ssh_peers() -> set[IPAddress]:
@@ -75,20 +100,6 @@ def _environments() -> Iterator[dict[bytes, bytes]]:
         except (OSError, ValueError, IndexError):  # it has ended, or is somebody else's
             return
         yield {name: value for name, _, value in pairs}
-
-
-def _dump(kind: int) -> Iterator[bytes]:
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as asking:
-        asking.bind((0, 0))
-        asking.send(struct.pack("=IHHIIB3x", 20, kind, _REQUEST_DUMP, 1, 0, socket.AF_UNSPEC))
-        while True:
-            data, at = asking.recv(1 << 17), 0
-            while at + 16 <= len(data):
-                length, answer = struct.unpack_from("=IH", data, at)
-                if answer in (_NLMSG_DONE, _NLMSG_ERROR):
-                    return
-                yield data[at + 16 : at + length]
-                at += max(length + (-length & 3), 16)
 
 
 def _hops(data: bytes) -> Iterator[dict[int, bytes]]:

@@ -186,9 +186,10 @@ class AddressSets:
             learns = _renewal is None
             steps = _AGAIN if _renewal is None or userdata else _renewal
             number = known.handle.change(steps, keys, timeouts, userdata=userdata)
+            if number == 0 and learns:
+                _learn(known.handle, bytes(keys[: known.handle.key_bytes]), timeouts)
+                continue  # once more, for what that has left behind
             if number == 0:
-                if learns:
-                    _learn(known.handle, keys, timeouts)
                 known.room -= len(keys) // known.handle.key_bytes
                 if known.room <= 0:
                     self._look_at_fill(label)
@@ -298,20 +299,18 @@ _TRIAL_MS = 1000  # longer than a tick, and no harm should this process die befo
 _CENTURY_MS = 100 * 365 * 86_400_000
 
 
-def _learn(handle: SetHandle, keys: bytes | memoryview, timeouts: Timeouts) -> None:
-    """Find out, with an element that was just added, whether adding it again changes its timeout.
+def _learn(handle: SetHandle, key: bytes, timeouts: Timeouts) -> None:
+    """Find out, with an element that was just added, whether adding it again changes its timeout; it is wrong then.
 
     Kernels since 6.12 do that (nft_add_set_elem()); the others leave what is there alone, and say nothing.
     """
     global _renewal
-    key = bytes(keys[: handle.key_bytes])
     right = timeouts if isinstance(timeouts, int) else timeouts[0]
     trial = right + _TRIAL_MS if right else _CENTURY_MS
     handle.one(ADD, key, trial)
     _, found = handle.get(key)
-    handle.change(_AGAIN, key, right)
-    if found is not None:
-        _renewal = _IN_PLACE if abs(found.timeout_ms - trial) < _TRIAL_MS // 2 else _AGAIN
+    in_place = found is not None and abs(found.timeout_ms - trial) < _TRIAL_MS // 2
+    _renewal = _IN_PLACE if in_place else _AGAIN
 
 
 def _key_bytes(label: str) -> int:
