@@ -69,6 +69,8 @@ int farthest_hook(unsigned hooks, bool from_here);
 bool flow_entry(const struct nfk_flows *flows, const struct flow *flow, struct entry *entry);
 
 /* conntrack_messages.c: each appends one ctnetlink request. */
+void message_dump(struct buffer *out, uint32_t sequence, uint8_t family, const uint8_t *source,
+                  const nfk_service *service);
 void message_get(struct buffer *out, uint32_t sequence, uint8_t family, const struct entry *entry);
 void message_delete(struct buffer *out, uint32_t sequence, uint8_t family, const struct entry *entry,
                     enum ctattr_type by, bool only_this_id);

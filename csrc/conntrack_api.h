@@ -72,6 +72,16 @@ const nfk_primed *nfk_primer_result(const nfk_primer *primer);
 int nfk_primer_guardian(const nfk_primer *primer);  /* its process id, 0 without one */
 void nfk_primer_close(nfk_primer *primer);
 
+/* Whose entries to delete: the first `prefix` bits of the original source are those of `address`. */
+typedef struct { uint8_t address[16], prefix; } nfk_source;
+/* To which services, by the original tuple; ports inclusive. 0-65535 holds for protocols without ports, too. */
+typedef struct { uint8_t protocol; uint16_t low, high; } nfk_service;
+/* `refused`: entries in a flowtable, of a kernel that deletes none of these. */
+typedef struct { uint64_t deleted, refused; } nfk_killed;
+/* Up to `singly` hosts are asked for one by one, so that the kernel filters its dumps. No services: every protocol. */
+int nfk_kill(int ctnetlink, uint8_t family, const nfk_source *sources, size_t n_sources,
+             const nfk_service *services, size_t n_services, size_t singly, nfk_killed *killed);
+
 /* The opening packet of a flow (addresses 4 or 16 bytes by family); 0 if it does not fit or cannot be made. */
 size_t nfk_packet(uint8_t *out, size_t room, uint8_t family, uint8_t protocol, const uint8_t *source,
                   const uint8_t *destination, uint16_t source_port, uint16_t destination_port,

@@ -5,7 +5,20 @@ from pathlib import Path
 from cffi import FFI
 
 HERE = Path(__file__).parent
-PARTS = ("exchange", "flows", "guard", "match", "messages", "netlink", "packets", "prime", "repair", "routes", "select")
+PARTS = (
+    "exchange",
+    "flows",
+    "guard",
+    "kill",
+    "match",
+    "messages",
+    "netlink",
+    "packets",
+    "prime",
+    "repair",
+    "routes",
+    "select",
+)
 
 ffi = FFI()
 ffi.cdef("\n".join(line for line in (HERE / "conntrack_api.h").read_text().splitlines() if not line.startswith("#")))

@@ -1,5 +1,5 @@
-/* The ctnetlink requests that take an entry down, build it anew and make it whole again. What the kernel makes of
- * each attribute is in net/netfilter/nf_conntrack_netlink.c (ctnetlink_new_conntrack and what it calls). */
+/* The ctnetlink requests that list entries, take one down, build it anew and make it whole again. What the kernel makes
+ * of each attribute is in net/netfilter/nf_conntrack_netlink.c (ctnetlink_new_conntrack and what it calls). */
 #include "conntrack.h"
 
 static size_t message_open(struct buffer *out, uint16_t kind, uint16_t flags, uint32_t sequence, uint8_t family)
@@ -71,6 +71,37 @@ static void put_identity(struct buffer *out, const struct entry *entry)
 {
     put_same(out, entry, CTA_TUPLE_ORIG, NLA_F_NESTED);     /* with its CTA_TUPLE_ZONE, if it has one */
     put_same(out, entry, CTA_ZONE, 0);
+}
+
+/* All entries of a family or, with `source`, those from that host, and if one service is given to that service only.
+ * Kernels before 5.8 pass over CTA_FILTER and send all of them (ctnetlink_alloc_filter). */
+void message_dump(struct buffer *out, uint32_t sequence, uint8_t family, const uint8_t *source,
+                  const nfk_service *service)
+{
+    enum { SOURCE = 1 << 0, PROTOCOL = 1 << 3, DESTINATION_PORT = 1 << 5 };     /* net/netfilter/nf_internals.h */
+    size_t at = message_open(out, IPCTNL_MSG_CT_GET, NLM_F_DUMP, sequence, family), nest;
+    uint32_t flags = SOURCE;
+    if (source) {
+        size_t tuple = nest_open(out, CTA_TUPLE_ORIG);
+        nest = nest_open(out, CTA_TUPLE_IP);
+        put(out, family == AF_INET ? CTA_IP_V4_SRC : CTA_IP_V6_SRC, source, address_length(family));
+        nest_close(out, nest);
+        if (service) {
+            flags |= PROTOCOL;
+            nest = nest_open(out, CTA_TUPLE_PROTO);
+            put(out, CTA_PROTO_NUM, &service->protocol, 1);
+            if (service->low == service->high && (service->protocol == NFK_TCP || service->protocol == NFK_UDP)) {
+                flags |= DESTINATION_PORT;
+                put_be16(out, CTA_PROTO_DST_PORT, service->low);
+            }
+            nest_close(out, nest);
+        }
+        nest_close(out, tuple);
+        nest = nest_open(out, CTA_FILTER);
+        put(out, CTA_FILTER_ORIG_FLAGS, &flags, sizeof(flags));
+        nest_close(out, nest);
+    }
+    message_close(out, at);
 }
 
 void message_get(struct buffer *out, uint32_t sequence, uint8_t family, const struct entry *entry)

@@ -47,6 +47,11 @@ int nfk_set_change(nfk_set *set, const uint8_t *steps, size_t n_steps, const nfk
 /* The same with one step and one element. */
 int nfk_set_one(nfk_set *set, uint8_t step, const uint8_t *key, uint64_t timeout, const uint8_t *userdata,
                 size_t userdata_length);
+/* What most bans and unbans are, in one call: a host by its text, without a comment, with one step that is enough. 1 done,
+ * 0 (unban only) it was not in; -1 anything else, and nothing was done: the long way finds out what it is. */
+int nfk_ban(nfk_set *v4, nfk_set *v6, const char *text, size_t length, const nfk_guard *guards, size_t n_guards,
+            uint64_t timeout);
+int nfk_unban(nfk_set *v4, nfk_set *v6, const char *text, size_t length);
 /* Take all elements out. */
 int nfk_set_flush(nfk_set *set);
 

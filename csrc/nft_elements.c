@@ -179,6 +179,30 @@ int nfk_set_one(struct nfk_set *set, uint8_t step, const uint8_t *key, uint64_t 
     return nfk_set_change(set, &step, 1, &element);
 }
 
+int nfk_ban(struct nfk_set *v4, struct nfk_set *v6, const char *text, size_t length, const nfk_guard *guards,
+            size_t n_guards, uint64_t timeout)
+{
+    uint8_t key[32];
+    int kind = nfk_address(text, length, guards, n_guards, key);
+    if (kind != 0 && kind != 1)
+        return -1;
+    return nfk_set_one(kind ? v6 : v4, NFK_ADD, key, timeout, NULL, 0) ? -1 : 1;
+}
+
+int nfk_unban(struct nfk_set *v4, struct nfk_set *v6, const char *text, size_t length)
+{
+    uint8_t key[32], present;
+    int kind = nfk_address(text, length, NULL, 0, key);
+    if (kind != 0 && kind != 1)
+        return -1;
+    struct nfk_set *set = kind ? v6 : v4;
+    if (nfk_set_present(set, key, 1, &present))
+        return -1;
+    if (!present)                               /* or the set is not there either */
+        return 0;
+    return nfk_set_one(set, NFK_DELETE, key, 0, NULL, 0) ? -1 : 1;
+}
+
 int nfk_set_flush(struct nfk_set *set)
 {
     struct nfk_nft *nft = set->nft;

@@ -13,6 +13,7 @@ import attrs
 
 from nfkeep.bans.values import Element, Fill, Kind, Policy
 from nfkeep.errors import NfkeepError
+from nfkeep.nft.addresses import Guards
 
 Timeouts: TypeAlias = "int | array[int]"
 """Milliseconds, one for all keys or one for each ('Q'); 0 is for ever."""
@@ -64,6 +65,15 @@ class Backend(Protocol):
 
     def in_force(self) -> bool:
         """Whether sets and rules are all there."""
+
+    def ban_host(self, text: bytes, guards: Guards, timeout_ms: int) -> bool:
+        """The quick way for what most bans are: one host, by its text, without a comment.
+
+        Whether that was all there was to do; else nothing was done, and the long way finds out what it is.
+        """
+
+    def unban_host(self, text: bytes) -> bool | None:
+        """The same for an unban: whether the host was in; None if it takes the long way to find out."""
 
     def add(self, kind: Kind, keys: bytes, timeouts: Timeouts, comment: str = "") -> Added:
         """Add keys, one behind the other in `keys`; those that are there have timeout and comment renewed.

@@ -187,11 +187,14 @@ class BanList:
             if backend is None or time.monotonic() > self._fresh_until:
                 backend = self._ready()
                 self._refresh(backend)
+            timeout_ms = self._plain_ms if timeout is None else self._timeout_ms(backend, timeout)
+            plain = not comment and not force and self._killer is None and type(address) is str
+            if plain and backend.ban_host(str(address).encode("utf-8", "replace"), self._guards, timeout_ms):
+                return
             kind, key = read_address(address, self._guards if not force else self._forced(), self._guarded)
             if kind not in backend.limits.kinds:
                 raise unsupported(kind, backend)
-            timeout_ms = self._plain_ms if timeout is None else self._timeout_ms(backend, timeout)
-            added = backend.add(kind, key, timeout_ms, check_comment(backend, comment) if comment else "")
+            added = backend.add(kind, key, timeout_ms, check_comment(backend, comment))
             if added.refused:
                 raise added.refused[0][1]
             if self._killer is not None:
@@ -201,6 +204,10 @@ class BanList:
         """Lift one ban, of exactly this host or network; whether there was one. Raises as `ban` does."""
         with self._lock:
             backend = self._ready()
+            if type(address) is str:
+                removed = backend.unban_host(address.encode("utf-8", "replace"))
+                if removed is not None:
+                    return removed
             kind, key = read_address(address)
             return kind in backend.limits.kinds and backend.remove(kind, key) == 1
 

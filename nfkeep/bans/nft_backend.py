@@ -30,6 +30,7 @@ from nfkeep.bans.nft_rules import (
 from nfkeep.bans.nft_sets import AddressSets
 from nfkeep.bans.values import Element, Fill, Kind, Policy
 from nfkeep.errors import CommitError, InvalidListError, ListGoneError
+from nfkeep.nft.addresses import Guards
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.encode import Message
 from nfkeep.nft.lasting import (
@@ -104,6 +105,14 @@ class NftBackend:
         seen = self._contents()
         policy = read_policy(seen.comments(hit_chain(self.name)))
         return policy is not None and not [*self._foundation(seen), *self._list(seen, policy, policy)]
+
+    def ban_host(self, text: bytes, guards: Guards, timeout_ms: int) -> bool:
+        """As Backend.ban_host."""
+        return self._sets().ban_host(text, guards, timeout_ms)
+
+    def unban_host(self, text: bytes) -> bool | None:
+        """As Backend.unban_host."""
+        return self._sets().unban_host(text)
 
     def add(self, kind: Kind, keys: bytes, timeouts: Timeouts, comment: str = "") -> Added:
         """As Backend.add."""

@@ -19,8 +19,9 @@ from nfkeep.bans.backend import Added, Timeouts
 from nfkeep.bans.nft_rules import TABLE, lookup, read_label, set_label
 from nfkeep.bans.values import Element, Fill, Kind
 from nfkeep.errors import ListFullError, ListGoneError, NfkeepError
+from nfkeep.nft.addresses import Guards
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.elements import ADD, DELETE, ElementSocket, SetHandle, fail
+from nfkeep.nft.elements import ADD, DELETE, ElementSocket, HostPair, SetHandle, fail
 from nfkeep.nft.encode import Message
 from nfkeep.nft.lasting import contents, new_address_set, new_rule, read_set
 from nfkeep.nft.replace import grow
@@ -64,6 +65,9 @@ class AddressSets:
         self._rules = BatchSocket()
         self._sets: dict[str, _Set] = {}
         self._hosts = tuple(self._set(set_label(kind)) for kind in _HOSTS)
+        self._pair = HostPair(*(each.handle for each in self._hosts))
+        self._unseen = 0  # bans by ban_host, of either family, that are not yet taken from the room of the sets
+        self._least_room = 0
 
     def set_message(self, label: str, number: int) -> Message:
         """Make the set of hosts that has this label; `number` tells the sets of one transaction apart."""
@@ -84,16 +88,21 @@ class AddressSets:
         names = [name.removeprefix(start) for name in contents(self._rules, TABLE).sets if name.startswith(start)]
         return [label for label in names if read_label(label) is not None]
 
+    def ban_host(self, text: bytes, guards: Guards, timeout_ms: int) -> bool:
+        """As Backend.ban_host."""
+        if _renewal is not _IN_PLACE or not self._pair.ban(text, guards, timeout_ms):
+            return False
+        self._unseen += 1
+        if self._unseen >= self._least_room:
+            self._look_at_hosts()
+        return True
+
+    def unban_host(self, text: bytes) -> bool | None:
+        """As Backend.unban_host; it may be that the set is not there either."""
+        return self._pair.unban(text) or None
+
     def add(self, kind: Kind, keys: bytes | memoryview, timeouts: Timeouts, userdata: bytes) -> Added:
         """As Backend.add."""
-        if len(keys) == _HOST_BYTES[kind] and _renewal is _IN_PLACE and not userdata:
-            # what most bans are, and nothing here that they do not need
-            known = self._hosts[kind]
-            if known.handle.one(ADD, bytes(keys), timeouts if isinstance(timeouts, int) else timeouts[0]) == 0:
-                known.room -= 1
-                if known.room <= 0:
-                    self._look_at_fill(known.label)
-                return _ONE
         banned = 0
         refused: list[tuple[int, NfkeepError]] = []
         for label, part, positions in _by_set(kind, keys):
@@ -226,6 +235,14 @@ class AddressSets:
             look_first = True
         raise fail(errno.EBUSY, f"removing from the ban list {self.list_name}")
 
+    def _look_at_hosts(self) -> None:
+        for known in self._hosts:
+            known.room -= self._unseen
+            if known.room <= 0:
+                self._look_at_fill(known.label)
+        self._unseen = 0
+        self._least_room = min(known.room for known in self._hosts)
+
     def _set(self, label: str) -> _Set:
         known = self._sets.get(label)
         if known is None:
@@ -290,8 +307,6 @@ class AddressSets:
         return fail(number, f"the set {self.set_name(label)} of the ban list {self.list_name}")
 
 
-_ONE = Added(1)
-_HOST_BYTES = (4, 16, 0, 0)  # by kind; 0 is the length of no key
 _TRIES = 100  # each time somebody else was in between
 _DUMPS = 5
 _SMALLEST = 1024

@@ -1,4 +1,4 @@
-"""The live flows that limiting rules can count: one dump of the kernel's table, filtered in C.
+"""The live flows that limiting rules can count, and those that a ban is to end: dumps of the kernel's table, filtered.
 
 Kernel: net/netfilter/nf_conntrack_netlink.c (the dump), nf_conncount.c (what counts), RTM_GETROUTE (where senders are).
 """
@@ -55,6 +55,26 @@ class Conntrack:
         """How many flows `select` would find."""
         with self.select(family, selectors) as flows:
             return len(flows)
+
+    def delete_from(
+        self, family: Family, sources: Sequence[tuple[bytes, int]], services: Sequence[tuple[int, int, int]] = ()
+    ) -> int:
+        """Delete the entries that these sources have opened to these services; returns how many.
+
+        `sources`: hosts and networks, each the address (4 or 16 bytes) and the length of its prefix; bits behind that
+        do not matter. `services`: protocol number, lowest and highest port (65535 at most); none means everything. Both
+        are compared with the original tuple, as it was before any NAT. A range of ports is for protocols that have
+        some, but 0 to 65535 holds for the others, too (ICMP, GRE).
+
+        Entries of every zone and state go, those in a flowtable as well, whose packets then meet the rules again
+        (flow_offload_lookup() in net/netfilter/nf_flow_table_core.c). One who bans first and calls this then may find
+        that a packet that was already past the ban has made an entry after all. Many sources in one call cost one dump
+        of the table, a call for each a dump for each.
+
+        Raises ValueError, PermissionDeniedError, NfkeepError; UnsupportedError, when the others are deleted, if some
+        are in a flowtable and this kernel deletes none of these (before 6.4, 6.1.32 and 5.15.115).
+        """
+        return _ffi.delete_from(self._ctnetlink, family, sources, services)
 
     @property
     def closed(self) -> bool:

@@ -116,6 +116,26 @@ class ElementSocket:
             lib.nfk_nft_close(pointer)
 
 
+class HostPair:
+    """The sets of IPv4 and of IPv6 hosts, for bans by text in one call each; see csrc/nft_api.h."""
+
+    __slots__ = ("_held", "_v4", "_v6")
+
+    def __init__(self, v4: SetHandle, v6: SetHandle) -> None:
+        self._held = v4, v6
+        self._v4, self._v6 = v4._pointer, v6._pointer
+
+    def ban(self, text: bytes, guards: Guards, timeout_ms: int) -> bool:
+        """Whether that was all there was to do; else nothing was done."""
+        done: int = lib.nfk_ban(self._v4, self._v6, text, len(text), guards.array, guards.count, timeout_ms)
+        return done == 1
+
+    def unban(self, text: bytes) -> bool | None:
+        """Whether it was in; None if that is not all there is to do, and nothing was done."""
+        result = lib.nfk_unban(self._v4, self._v6, text, len(text))
+        return None if result < 0 else result == 1
+
+
 @attrs.frozen(slots=True)
 class Found:
     """An element as the kernel has it; times in ms, 0 for ever."""
