@@ -28,11 +28,14 @@ from nfkeep.nft.ruleset import (
     CtKey,
     Element,
     Header,
+    Jump,
     Lookup,
     Meta,
     MetaKey,
     Payload,
     Range,
+    Reject,
+    RejectType,
     Relation,
     Ruleset,
     TimedSet,
@@ -116,6 +119,11 @@ def value(content: bytes) -> Tree:
 EXPRESSIONS: dict[str, tuple[Expression, bytes, Tree]] = {
     "meta": (Meta(MetaKey.OIFNAME), b"meta\0", [(1, REGISTER), (2, number(7))]),
     "ct": (Ct(CtKey.STATE), b"ct\0", [(1, REGISTER), (2, number(0))]),
+    "ct original": (
+        Ct(CtKey.PROTO_DST, original=True),
+        b"ct\0",
+        [(1, REGISTER), (2, number(12)), (3, b"\0")],
+    ),
     "payload": (
         Payload(Header.TRANSPORT, 13, 1),
         b"payload\0",
@@ -140,6 +148,14 @@ EXPRESSIONS: dict[str, tuple[Expression, bytes, Tree]] = {
     "objref": (CountIn("seen"), b"objref\0", [(1, number(1)), (2, b"seen\0")]),
     "drop": (Verdict.DROP, b"immediate\0", [(1, number(0)), (2, [(2, [(1, number(0))])])]),
     "accept": (Verdict.ACCEPT, b"immediate\0", [(1, number(0)), (2, [(2, [(1, number(1))])])]),
+    "jump": (
+        Jump("c"), b"immediate\0", [(1, number(0)), (2, [(2, [(1, number(0xFFFFFFFD)), (2, b"c\0")])])],
+    ),
+    "goto": (
+        Jump("c", goto=True), b"immediate\0", [(1, number(0)), (2, [(2, [(1, number(0xFFFFFFFC)), (2, b"c\0")])])],
+    ),
+    "reset": (Reject(RejectType.TCP_RESET), b"reject\0", [(1, number(1)), (2, b"\0")]),
+    "reject": (Reject(RejectType.ICMPX, 3), b"reject\0", [(1, number(2)), (2, b"\3")]),
 }  # fmt: skip
 
 
