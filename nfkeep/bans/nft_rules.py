@@ -18,6 +18,7 @@ from typing import TypeAlias
 from nfkeep.bans.values import Action, Kind, Policy, Rejection, Service
 from nfkeep.errors import InvalidListError
 from nfkeep.model import Family, Hook
+from nfkeep.nft.lasting import TABLE as TABLE
 from nfkeep.nft.ruleset import (
     Bitwise,
     Compare,
@@ -39,7 +40,6 @@ from nfkeep.nft.ruleset import (
     Verdict,
 )
 
-TABLE = "nfkeep"
 BASE_CHAINS = {"input": Hook.INPUT, "forward": Hook.FORWARD}
 PRIORITY = -160
 """Ten before mangle, so that a banned packet is in no counter and no limit of other rules of its hook."""

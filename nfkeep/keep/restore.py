@@ -20,6 +20,7 @@ from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.keep.selftest import Counting, probe_counting
 from nfkeep.model import Family, Hook
 from nfkeep.nft.chains import filtering_chains
+from nfkeep.nft.lasting import TABLE
 from nfkeep.nft.owned_table import OwnedTable
 from nfkeep.xtables import connlimit
 from nfkeep.xtables.tables import TableKind
@@ -101,13 +102,17 @@ class Restoration:
         return [Outcome("counters", f"{self.family} {self.kind.name}", Fidelity.APPROXIMATED, detail)]
 
     def _other_tables(self, primed: Primed) -> list[Outcome]:
-        """Tables of nftables whose base chains the opening packets have passed; what they do there is not looked at."""
+        """Tables of nftables whose base chains the opening packets have passed; what they do there is not looked at.
+
+        That of nfkeep's own ban lists is none of them: it keeps nothing of packets whose source it does not ban.
+        """
         assert self._guard is not None
+        own = {("inet", self._guard.name), ("inet", TABLE)}
         hooks = [hook for hook, packets in primed.packets.items() if packets]
         families = ("inet", "ip6" if self.family is Family.IPV6 else "ip")
         passed: dict[tuple[str, str], list[str]] = {}
         for chain in filtering_chains():
-            if chain.rules and chain.family in families and chain.table != self._guard.name:
+            if chain.rules and chain.family in families and (chain.family, chain.table) not in own:
                 for hook in hooks:
                     before = chain.hook != hook or chain.priority <= self.kind.priority + 1
                     if chain.hook in ON_THE_WAY[hook] and before:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import struct
 from array import array
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -60,6 +61,8 @@ class Guards:
 
 
 _Key = ffi.typeof("uint8_t[32]")
+_ELEMENT = struct.Struct("=32sQQII")  # nfk_element
+assert _ELEMENT.size == ffi.sizeof("nfk_element")
 
 
 def parse(text: bytes, guards: Guards) -> tuple[int, bytes]:
@@ -239,9 +242,12 @@ class SetHandle:
         return elements, held
 
     def _found(self, dump: Any) -> Iterator[Found]:
-        for number in range(dump.count):
-            one = dump.elements[number]
-            comment = ffi.buffer(dump.text + one.comment, one.comment_length)[:] if one.comment_length else b""
-            yield Found(
-                ffi.buffer(one.key, self.key_bytes)[:], one.timeout, one.expires, comment.decode(errors="replace")
-            )
+        if not dump.count:
+            return
+        rows = _ELEMENT.iter_unpack(ffi.buffer(dump.elements, dump.count * _ELEMENT.size))
+        length, text = self.key_bytes, dump.text
+        for key, timeout, expires, comment, comment_length in rows:
+            said = ""
+            if comment_length:
+                said = ffi.buffer(text + comment, comment_length)[:].decode(errors="replace")
+            yield Found(key[:length], timeout, expires, said)

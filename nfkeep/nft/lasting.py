@@ -30,6 +30,9 @@ from nfkeep.nft.encode import (
 from nfkeep.nft.ruleset import Rule, Verdict
 from nfkeep.nft.wire import attribute, attributes, nest, string, u32
 
+TABLE = "nfkeep"
+"""The table `inet` of ban lists."""
+
 _INET = 1
 _NFT_MSG_DELCHAIN, _NFT_MSG_GETRULE, _NFT_MSG_DELRULE = 5, 7, 8
 NFT_MSG_GETSET, _NFT_MSG_DELSET = 10, 11

@@ -26,7 +26,7 @@ from nfkeep.testing import Gateway, Namespace, dial, living
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from nfkeep.testing.fixtures import EchoServerFactory, GatewayFactory
+    from nfkeep.testing.fixtures import Dialer, EchoServerFactory, GatewayFactory
 
 pytestmark = pytest.mark.kernel
 
@@ -524,3 +524,23 @@ def test_elements_refuse_in_one_piece(namespace: Namespace, make_list: Callable[
 def without_times(listing: str) -> str:
     """A listing without what is left of each timeout."""
     return re.sub(r"expires \S+", "expires", listing)
+
+
+def test_connection_limits(
+    gateway: Gateway, make_list: Callable[..., BanList], echo_server: EchoServerFactory, dialer: Dialer
+) -> None:
+    """1,000 bans leave the counts of connlimit alone, and a transaction does not mind the table that they are in."""
+    address = gateway.gateway_address(Family.IPV4)
+    client = gateway.client_addresses(Family.IPV4)[1]
+    echo_server(gateway.gateway, Family.IPV4, "tcp", address, 873)
+    limit = "-A INPUT -p tcp --syn --dport 873 -m connlimit --connlimit-above 10 -j REJECT --reject-with tcp-reset"
+    gateway.gateway.run(f"iptables-legacy {limit}")
+    assert len(dialer(gateway.client, Family.IPV4, "tcp", address, 873, 14, source=client)) == 10
+    bans = make_list(gateway.gateway)
+    for number in range(1000):
+        bans.ban(f"198.51.{100 + number // 250}.{number % 250}")
+    assert dialer(gateway.client, Family.IPV4, "tcp", address, 873, 14, source=client) == []
+    with gateway.gateway, nfkeep.transaction() as tx:
+        tx.append("INPUT", "-s 192.0.2.1 -j DROP")
+    assert {outcome.kind for outcome in tx.report.outcomes} == {"connlimit", "counters"}
+    assert dialer(gateway.client, Family.IPV4, "tcp", address, 873, 14, source=client) == []
