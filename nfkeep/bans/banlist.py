@@ -178,6 +178,7 @@ class BanList:
     def ban(self, address: Given, timeout: float | None = None, *, comment: str = "", force: bool = False) -> None:
         """Ban a host or a network; it is in force for the next packet. If it is banned already, its timeout is renewed.
 
+        A comment stays until another one is given, in nftables from Linux 6.12 on; before, the next ban takes it away.
         `timeout`: seconds; None is the list's own, math.inf for ever. Raises InvalidAddressError, InvalidBanError,
         AllowedAddressError (the allow list, this host itself, its gateways; without `force` the SSH peer and 0/0),
         ListFullError, ListGoneError.
