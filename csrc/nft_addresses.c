@@ -80,30 +80,77 @@ int nfk_address(const char *text, size_t length, const nfk_guard *guards, size_t
     return kind;
 }
 
-size_t nfk_addresses(const char *text, size_t length, size_t room, const nfk_guard *guards, size_t n_guards,
-                     nfk_sorted *out)
+static const size_t key_bytes[4] = {4, 16, 8, 32};
+
+/* Which keys of a kind were seen: places in its row, from 1, by hash; open addressing, never more than half full. */
+struct seen { uint32_t *places; size_t room; };
+
+static size_t hash(const uint8_t *key, size_t length)
 {
-    static const size_t key_bytes[4] = {4, 16, 8, 32};
+    uint64_t value = 0x9e3779b97f4a7c15u, word;
+    for (size_t at = 0; at < length; at += 4) {
+        uint32_t part;
+        memcpy(&part, key + at, sizeof(part));
+        word = (value ^ part) * 0xff51afd7ed558ccdu;
+        value = word ^ word >> 32;
+    }
+    return (size_t)value;
+}
+
+/* The place of a key in the row `keys`, or the empty one that it has to be noted in; NULL without memory. */
+static uint32_t *seen_find(struct seen *seen, const uint8_t *keys, const uint8_t *key, size_t length, size_t most)
+{
+    if (!seen->places) {
+        for (seen->room = 64; seen->room < most * 2;)
+            seen->room *= 2;
+        if (!(seen->places = calloc(seen->room, sizeof(*seen->places))))
+            return NULL;
+    }
+    size_t at = hash(key, length) & (seen->room - 1);
+    while (seen->places[at] && memcmp(keys + (seen->places[at] - 1) * length, key, length))
+        at = (at + 1) & (seen->room - 1);
+    return &seen->places[at];
+}
+
+/* One more key of a kind; one that was there before only takes the new line for its position. */
+static bool key_take(nfk_sorted *out, struct seen seen[4], int kind, const uint8_t *key, size_t line, size_t most)
+{
+    uint32_t *place = seen_find(&seen[kind], out->keys[kind], key, key_bytes[kind], most);
+    if (!place)
+        return false;
+    if (!*place) {
+        memcpy(out->keys[kind] + out->counts[kind] * key_bytes[kind], key, key_bytes[kind]);
+        *place = ++out->counts[kind];
+    }
+    out->positions[kind][*place - 1] = (uint32_t)line;
+    return true;
+}
+
+int64_t nfk_addresses(const char *text, size_t length, size_t room, const nfk_guard *guards, size_t n_guards,
+                      nfk_sorted *out)
+{
     const char *end = text + length;
-    size_t line = 0;
+    struct seen seen[4] = {0};
+    int64_t line = 0;
     uint8_t key[32];
     memset(out->counts, 0, sizeof(out->counts));
     out->n_refused = 0;
     for (const char *at = text; at <= end; line++) {
         const char *stop = memchr(at, '\n', (size_t)(end - at));
         stop = stop ? stop : end;
-        if (line < room) {
+        if ((size_t)line < room) {
             int kind = nfk_address(at, (size_t)(stop - at), guards, n_guards, key);
             if (kind < 0) {
                 out->refused[out->n_refused] = (uint32_t)line;
                 out->reasons[out->n_refused++] = (uint8_t)-kind;
-            } else {
-                uint32_t *count = &out->counts[kind];
-                memcpy(out->keys[kind] + *count * key_bytes[kind], key, key_bytes[kind]);
-                out->positions[kind][(*count)++] = (uint32_t)line;
+            } else if (!key_take(out, seen, kind, key, (size_t)line, room)) {
+                line = -ENOMEM;
+                break;
             }
         }
         at = stop + 1;
     }
+    for (int kind = 0; kind < 4; kind++)
+        free(seen[kind].places);
     return line;
 }

@@ -19,9 +19,10 @@ enum { NFK_REFUSED_TEXT = 1, NFK_REFUSED_HOST_BITS, NFK_REFUSED_IN_GUARD, NFK_RE
 
 /* Its kind, or minus an NFK_REFUSED_*. */
 int nfk_address(const char *text, size_t length, const nfk_guard *guards, size_t n_guards, uint8_t key[32]);
-/* Lines of text, one address each, sorted by kind; how many lines there are. At most `room` are looked at. */
-size_t nfk_addresses(const char *text, size_t length, size_t room, const nfk_guard *guards, size_t n_guards,
-                     nfk_sorted *out);
+/* Lines of text, one address each, sorted by kind, no key twice: of those that come again the last position counts. How
+ * many lines there are, of which at most `room` are looked at; -errno. */
+int64_t nfk_addresses(const char *text, size_t length, size_t room, const nfk_guard *guards, size_t n_guards,
+                      nfk_sorted *out);
 
 /* Sets. One socket serves any number of them; it stays in the network namespace that it was opened in. */
 typedef struct nfk_nft nfk_nft;

@@ -57,14 +57,4 @@ def by_kind(
         refused.append((givens[position], refusal(givens[position], reason, guarded)))
     for kind in Kind:
         if len(found.keys[kind]):
-            yield kind, *_without_repeats(kind, bytes(found.keys[kind]), found.positions[kind])
-
-
-def _without_repeats(kind: Kind, keys: bytes, positions: array[int]) -> tuple[bytes, array[int]]:
-    """Without those that come again later: the last one counts."""
-    size = kind.key_bytes
-    last = {keys[at * size : (at + 1) * size]: at for at in range(len(positions))}
-    if len(last) == len(positions):
-        return keys, positions
-    kept = sorted(last.values())
-    return b"".join(keys[at * size : (at + 1) * size] for at in kept), array("I", [positions[at] for at in kept])
+            yield kind, bytes(found.keys[kind]), found.positions[kind]

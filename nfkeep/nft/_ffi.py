@@ -74,7 +74,7 @@ def parse(text: bytes, guards: Guards) -> tuple[int, bytes]:
 
 @attrs.frozen(slots=True, eq=False)
 class Sorted:
-    """Addresses by kind: their keys in a row, and the line that each came from. `refused`: line and reason."""
+    """Addresses by kind: their keys in a row, none twice, and the last line of each. `refused`: lines, reasons."""
 
     keys: tuple[memoryview, ...]
     positions: tuple[array[int], ...]
@@ -94,6 +94,8 @@ def sort(text: bytes, count: int, guards: Guards) -> Sorted:
         held += [ffi.from_buffer("uint8_t[]", keys[kind]), ffi.from_buffer("uint32_t[]", positions[kind])]
         out.keys[kind], out.positions[kind] = held[-2], held[-1]
     lines = lib.nfk_addresses(text, len(text), count, guards.array, guards.count, out)
+    if lines < 0:
+        raise fail(-lines, "reading addresses")
     counts = list(out.counts)
     return Sorted(
         tuple(memoryview(keys[kind])[: counts[kind] * KEY_BYTES[kind]] for kind in range(4)),
