@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 DEFAULT_SIZE = 131_072
 _AT_ONCE = 10_000  # addresses looked at in one go
 _FRESH_SECONDS = 1.0
+_GATEWAY_MS = 7 * 86_400_000
 
 
 @attrs.frozen(slots=True)
@@ -141,6 +142,9 @@ class BanList:
         CommitError; then nothing is half done.
         """
         with self._lock:
+            if self._stale:
+                self._stale = False
+                self.close()
             if self._backend is None:
                 backend, reason = choose(self.name, self._asked)
                 check_name(self.name, backend.limits.name_length)
@@ -159,7 +163,6 @@ class BanList:
                 raise
             self._backend, self._reason = backend, reason
             self._plain_ms = self._default_ms if backend.limits.timeout_ms else 0
-            self._stale = False
             self._look_around(backend)
         return self
 
@@ -381,16 +384,19 @@ class BanList:
         if self._stale:  # sockets are not shared with the process that this one was forked from
             self._stale = False
             self._backend.close()
+            self._let_go()
             self._backend.open(None, self._size, self._default_ms if self._backend.limits.list_timeout else 0)
             self._look_around(self._backend)
         return self._backend
 
     def _look_around(self, backend: Backend) -> None:
-        """Open what else looks at the network namespace that the list is in."""
-        self._let_go()
-        self._guarded = Guarded()
-        if self.policy.kill:
+        """Look at what else there is in the network namespace that the list is in, and was opened in."""
+        if self._guarded is None:
+            self._guarded = Guarded()
+        if self._killer is None and self.policy.kill:
             self._killer = Killer(self.policy.services)
+        for kind, key in self._guarded.gateways():
+            backend.except_for(kind, key, _GATEWAY_MS, "gateway")
         self._refresh(backend)
 
     def _let_go(self) -> None:

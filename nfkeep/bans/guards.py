@@ -9,7 +9,7 @@ import ipaddress
 from collections.abc import Iterable
 from typing import TypeAlias
 
-from nfkeep.bans.host import Host, ssh_peers
+from nfkeep.bans.host import Host, IPAddress, ssh_peers
 from nfkeep.bans.values import Address, Kind, address_of
 from nfkeep.errors import AllowedAddressError, InvalidAddressError, NfkeepError
 from nfkeep.nft.addresses import COVERS_GUARD, IN_GUARD, REASONS, Guards
@@ -30,7 +30,7 @@ class Guarded:
 
     def __init__(self) -> None:
         self._host = Host()
-        self._gateways = self._host.gateways()
+        self._gateways: set[IPAddress] = set()
         self._peers = ssh_peers()
         self._reasons: list[tuple[Address, str, bool]] = []
         self.all = self.forced = NO_GUARDS
@@ -38,9 +38,9 @@ class Guarded:
     def refresh(self, allowed: Iterable[tuple[Kind, bytes]]) -> None:
         """Take the allow list as it is told, and the addresses that the host has now."""
         reasons: list[tuple[Address, str, bool]] = []
-        reasons += [(address_of(*entry), "is in the allow list", False) for entry in allowed]
         reasons += [(each, "is an address of this host", False) for each in self._host.own_addresses()]
         reasons += [(each, "is a gateway of this host", False) for each in self._gateways]
+        reasons += [(address_of(*entry), "is in the allow list", False) for entry in allowed]
         known = {str(each) for each, _, _ in reasons}
         reasons += [
             (each, "is at the other end of this SSH session; only force bans it", True)
@@ -51,6 +51,11 @@ class Guarded:
         self._reasons = reasons
         self.all = Guards([_guard(each, covered) for each, _, covered in reasons])
         self.forced = Guards([_guard(each, covered) for each, _, covered in reasons if not covered])
+
+    def gateways(self) -> list[tuple[Kind, bytes]]:
+        """The gateways that there are now, as keys."""
+        self._gateways = self._host.gateways()
+        return [(Kind.HOST6 if each.version == 6 else Kind.HOST4, each.packed) for each in self._gateways]
 
     def close(self) -> None:
         """Close the socket. Idempotent."""

@@ -1,4 +1,4 @@
-"""What a ban list does to a packet, as rules that iptables reads: one or two for each service, each with its comment.
+"""What a ban list does to a packet, as rules that iptables reads: one or two for each service.
 
 Pure: policies in, texts out. REJECT is for the table filter only (net/ipv4/netfilter/ipt_REJECT.c).
 """
@@ -13,10 +13,17 @@ from nfkeep.model import Family
 
 
 def verdicts(policy: Policy, family: Family) -> Iterator[str]:
-    """Rules for what comes from a banned source; each one that is for a service says in its comment for which."""
+    """Rules for what comes from a banned source.
+
+    Neighbour discovery passes as ARP does, which iptables never sees: else a neighbour would get no answer, not even
+    the one that rejects it.
+    """
+    protocols = {service.protocol for service in policy.services}
+    if family is Family.IPV6 and policy.action is not Action.COUNT and (not protocols or _ICMPV6 in protocols):
+        yield from (f"-p ipv6-icmp -m icmp6 --icmpv6-type {message} -j RETURN" for message in _NEIGHBOUR_DISCOVERY)
     for service in policy.services:
         for packets in _to_service(service, family):
-            yield f'{packets} -m comment --comment "{service}"{_target(policy, service.protocol, family)}'
+            yield packets + _target(policy, service.protocol, family)
     if not policy.services:
         if policy.action is Action.REJECT and policy.rejection is Rejection.TCP_RESET:
             yield f"-p tcp{_target(policy, _TCP, family)}"
@@ -46,7 +53,8 @@ def _target(policy: Policy, protocol: int, family: Family) -> str:
     return f" -j REJECT --reject-with {answer}"
 
 
-_TCP, _AH = 6, 51
+_TCP, _AH, _ICMPV6 = 6, 51, 58
+_NEIGHBOUR_DISCOVERY = ("neighbour-solicitation", "neighbour-advertisement")
 
 _REJECT_WITH = MappingProxyType(
     {

@@ -23,6 +23,7 @@ from nfkeep.bans.nft_rules import (
     jump_to_list,
     jump_to_lists,
     list_chain,
+    neighbour_discovery,
     read_label,
     read_policy,
     set_label,
@@ -116,11 +117,7 @@ class NftBackend:
 
     def add(self, kind: Kind, keys: bytes, timeouts: Timeouts, comment: str = "") -> Added:
         """As Backend.add."""
-        userdata = b""
-        if comment:
-            text = comment.encode() + b"\0"
-            userdata = bytes([0, len(text)]) + text
-        return self._sets().add(kind, keys, timeouts, userdata)
+        return self._sets().add(kind, keys, timeouts, _userdata(comment))
 
     def remove(self, kind: Kind, keys: bytes) -> int:
         """As Backend.remove."""
@@ -183,6 +180,10 @@ class NftBackend:
         for _, error in added.refused:
             raise error
 
+    def except_for(self, kind: Kind, keys: bytes, timeout_ms: int, comment: str) -> None:
+        """As Backend.except_for."""
+        self._allow_sets().add(kind, keys, timeout_ms, _userdata(comment))
+
     def disallow(self, kind: Kind, keys: bytes) -> int:
         """As Backend.disallow."""
         return self._allow_sets().remove(kind, keys)
@@ -212,9 +213,9 @@ class NftBackend:
             # exclusive: of two processes that make this at once, one comes second and looks again
             yield new_chain(TABLE, LISTS, exclusive=LISTS not in seen.chains)
             yield new_chain(TABLE, ALLOWED, exclusive=ALLOWED not in seen.chains)
-        comment, rule = from_loopback()
-        if comment not in seen.comments(ALLOWED):
-            yield new_rule(TABLE, ALLOWED, rule, comment)
+        for comment, rule in (from_loopback(), neighbour_discovery()):
+            if comment not in seen.comments(ALLOWED):
+                yield new_rule(TABLE, ALLOWED, rule, comment)
         yield from _lookups(seen, self._allow_sets(), ALLOW_SETS, ALLOWED, 1)
         for name, hook in BASE_CHAINS.items():
             if name not in seen.chains:
@@ -257,6 +258,12 @@ class NftBackend:
         for name in seen.sets:
             if name.startswith(own) and read_label(name.removeprefix(own)) is not None:
                 yield delete_set(TABLE, name)
+
+
+def _userdata(comment: str) -> bytes:
+    """A comment as the nft command writes it."""
+    text = comment.encode() + b"\0"
+    return bytes([0, len(text)]) + text if comment else b""
 
 
 def _lookups(seen: Contents, sets: AddressSets, prefix: str, chain: str, number: int) -> Iterator[Message]:

@@ -91,6 +91,18 @@ def from_loopback() -> Commented:
     return "lo", (Meta(MetaKey.IIFNAME), Compare(Relation.EQ, b"lo".ljust(16, b"\0")), Verdict.ACCEPT)
 
 
+def neighbour_discovery() -> Commented:
+    """Who is on the same link is found by ICMPv6 (RFC 4861, types 133 to 136), also to be told of a rejection."""
+    return "nd", (
+        Meta(MetaKey.NFPROTO),
+        Compare(Relation.EQ, bytes([Family.IPV6.value])),
+        *_protocol(58),
+        Payload(Header.TRANSPORT, 0, 1),
+        Range(Relation.EQ, bytes([133]), bytes([136])),
+        Verdict.ACCEPT,
+    )
+
+
 def lookup(set_name: str, label: str, end: Expression) -> Commented:
     """The rule that ends with `end` where the packet's source is in a set."""
     found = read_label(label)

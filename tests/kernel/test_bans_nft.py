@@ -304,9 +304,10 @@ def test_allowed(gateway: Gateway, make_list: Callable[..., BanList]) -> None:
         packets.wait_for_more(1000)
     assert len(packets.later_ones(begun)) < 1000
     bans.allow("10.9.0.0/16")
-    for address in (client, other, "10.9.1.0/24", f"::ffff:{client}"):
+    for address in (client, "10.9.1.0/24", f"::ffff:{client}"):
         with pytest.raises(nfkeep.AllowedAddressError, match=r"10\.9\.0\.0/16"):
             bans.ban(address, force=True)
+    assert other in map(str, bans.allowed())  # as a gateway
     bans.ban("10.8.0.0/15")
 
 
@@ -329,6 +330,21 @@ def test_who_must_not_be_banned(
         assert address not in bans
         bans.ban(address, force=True)
         assert bans.unban(address)
+
+
+@FAMILIES
+def test_gateway_in_a_banned_network(
+    gateway: Gateway, make_list: Callable[..., BanList], echo_server: EchoServerFactory, dialer: Dialer, family: Family
+) -> None:
+    """A network that the host's gateway is in can be banned, and the gateway itself goes on."""
+    server = gateway.server_address(family)
+    echo_server(gateway.server, family, "tcp", server, 80)
+    bans = make_list(gateway.server)
+    bans.ban(ipaddress.ip_network(f"{server}/{64 if family is Family.IPV6 else 24}", strict=False))
+    bans.ban_many([f"{each}/32" for each in gateway.client_addresses(Family.IPV4)])
+    bans.ban_many([f"{each}/128" for each in gateway.client_addresses(Family.IPV6)])
+    assert len(dialer(gateway.gateway, family, "tcp", server, 80, 1, timeout=1)) == 1
+    assert dialer(gateway.client, family, "tcp", server, 80, 1, timeout=0.3) == []
 
 
 def test_ports_and_actions(gateway: Gateway, make_list: Callable[..., BanList], echo_server: EchoServerFactory) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 import subprocess
@@ -88,7 +89,7 @@ def opened(namespace: Namespace) -> Iterator[Opener]:
 
 @pytest.fixture
 def reached(gateway: Gateway, echo_server: EchoServerFactory, dialer: Dialer) -> Callable[..., list[tuple[str, int]]]:
-    """Places and ports where the client gets an echo, through the gateway or from it."""
+    """Places and ports where the client gets an echo, through the gateway or from it; expected ones get more time."""
     places = {
         (place, family, port): echo_server(where, family, "tcp", address(family), port)
         for place, where, address in (
@@ -99,12 +100,15 @@ def reached(gateway: Gateway, echo_server: EchoServerFactory, dialer: Dialer) ->
         for port in (22, 80)
     }
 
-    def call(family: Family) -> list[tuple[str, int]]:
+    def call(family: Family, expected: list[tuple[str, int]]) -> list[tuple[str, int]]:
         address = {"INPUT": gateway.gateway_address(family), "FORWARD": gateway.server_address(family)}
         return [
             (place, port)
             for place, of_family, port in places
-            if of_family is family and dialer(gateway.client, family, "tcp", address[place], port, timeout=SILENCE)
+            if of_family is family
+            and dialer(
+                gateway.client, family, "tcp", address[place], port, timeout=5 if (place, port) in expected else SILENCE
+            )
         ]
 
     return call
@@ -121,11 +125,11 @@ def test_a_ban_is_in_force_for_the_next_packet(
     """A banned client reaches neither the host nor what is behind it; unbanned, it does."""
     client = gateway.client_addresses(family)[0].packed
     backend = opened(where=gateway.gateway)
-    assert reached(family) == ALL
+    assert reached(family, ALL) == ALL
     assert backend.add(HOSTS[family], client, 0) == Added(1)
-    assert reached(family) == []
+    assert reached(family, []) == []
     assert backend.remove(HOSTS[family], client) == 1
-    assert reached(family) == ALL
+    assert reached(family, ALL) == ALL
 
 
 @FAMILIES
@@ -133,13 +137,13 @@ def test_only_services(gateway: Gateway, opened: Opener, reached: Callable[..., 
     """A list for one port lets the others pass; the same list opened with another policy keeps its bans."""
     backend = opened(Policy(Action.REJECT, services("22/tcp")), where=gateway.gateway)
     backend.add(HOSTS[family], gateway.client_addresses(family)[0].packed, 0)
-    assert reached(family) == OTHERS
+    assert reached(family, OTHERS) == OTHERS
     other = opened(Policy(), where=gateway.gateway)
-    assert reached(family) == []
-    assert (len(held(backend)), backend.in_force(), other.in_force()) == (1, False, True)
+    assert reached(family, []) == []
+    assert (len(held(backend)), backend.in_force(), other.in_force()) == (1, True, True)
     with gateway.gateway:
         assert backend.open(None, 0, 0) == Policy()
-    assert backend.in_force()
+    assert reached(family, []) == []
 
 
 @FAMILIES
@@ -150,9 +154,9 @@ def test_the_allow_list_wins(gateway: Gateway, opened: Opener, reached: Callable
     backend.add(HOSTS[family], client, 0)
     backend.allow(HOSTS[family], client)
     assert list(backend.allowed()) == [(HOSTS[family], client)]
-    assert reached(family) == ALL
+    assert reached(family, ALL) == ALL
     assert backend.disallow(HOSTS[family], client) == 1
-    assert reached(family) == []
+    assert reached(family, []) == []
 
 
 def test_what_is_in(opened: Opener) -> None:
@@ -227,12 +231,17 @@ def test_a_full_list(opened: Opener, namespace: Namespace) -> None:
     assert backend.add(Kind.HOST4, keys[7], 0) == Added(1)
 
 
-def test_old_knowledge_is_not_acted_upon(opened: Opener, namespace: Namespace) -> None:
-    """One that knew of much room adds nothing after another, since gone, has filled the list."""
-    early, late = opened(), opened()
+@pytest.mark.parametrize("turns", [1, 1000])
+def test_old_knowledge_is_not_acted_upon(opened: Opener, namespace: Namespace, turns: int) -> None:
+    """One that knew of much room adds nothing after others, since gone, have filled the list, in however many turns."""
+    early, late, other = opened(), opened(), opened()
     assert early.add(Kind.HOST4, four(0), 0) == Added(1)
+    for _ in range(turns):
+        other.add(Kind.HOST4, four(1), 0)
+        late.add(Kind.HOST4, four(2), 0)
     late.add(Kind.HOST4, b"".join(four(number) for number in range(1, SIZE)), 0)
     late.close()
+    other.close()
     assert len(early.add(Kind.HOST4, four(SIZE), 0).refused) == 1
     assert in_kernel(namespace) == {four(number) for number in range(SIZE)}
 
@@ -302,10 +311,9 @@ def test_a_timeout_of_the_list(gateway: Gateway, opened: Opener, reached: Callab
     assert found is not None
     assert (found.timeout_ms, 0 < found.expires_ms <= 1000) == (1000, True)
     assert wait_until(lambda: backend.get(Kind.HOST4, client) is None)
-    assert wait_until(lambda: reached(Family.IPV4) == ALL)
+    assert wait_until(lambda: reached(Family.IPV4, ALL) == ALL)
     assert (backend.count(Kind.HOST4), backend.fills()[0].used, backend.remove(Kind.HOST4, client)) == (0, 1, 0)
-    backend.add(Kind.HOST4, client, 0)
-    assert reached(Family.IPV4) == []
+    assert backend.add(Kind.HOST4, client, 0) == Added(1)
 
 
 def test_ages_are_the_kernels(opened: Opener) -> None:
@@ -391,6 +399,17 @@ def test_adoption_of_a_list_with_fewer_stamps(opened: Opener, namespace: Namespa
     assert opened().in_force()
 
 
+def test_adoption_of_a_list_of_iptables_nft(opened: Opener, namespace: Namespace) -> None:
+    """A list that a rule of iptables-nft made, which we cannot see, is adopted with its entries."""
+    namespace.run("iptables-nft -A INPUT -m recent --rcheck --hitcount 4 --name fail2ban-sshd -j DROP")
+    write(namespace, "+10.7.0.1")
+    for _ in range(2):
+        backend = opened()
+        assert (held(backend), backend.in_force()) == ({four(1)}, True)
+    backend.destroy()
+    assert in_kernel(namespace) == {four(1)}
+
+
 @FAMILIES
 def test_adoption_after_a_restore(
     gateway: Gateway, opened: Opener, reached: Callable[..., object], family: Family
@@ -404,10 +423,10 @@ def test_adoption_after_a_restore(
     write(gateway.gateway, f"+{gateway.client_addresses(family)[0]}")
     backend = opened(where=gateway.gateway)
     assert held(backend) == {client}
-    assert reached(family) == []
+    assert reached(family, []) == []
     backend.remove(HOSTS[family], client)
     backend.add(HOSTS[family], client, 0)
-    assert reached(family) == []
+    assert reached(family, []) == []
     assert (backend.in_force(), opened(where=gateway.gateway).in_force()) == (True, True)
 
 
@@ -437,14 +456,14 @@ def test_ipv6_in_a_list_that_iptables_restore_made(
         assert backend.in_force()
     # that is why: in the list, and of no effect
     write(gateway.gateway, f"+{address}")
-    assert reached(Family.IPV6) == ALL
+    assert reached(Family.IPV6, ALL) == ALL
     backend.add(Kind.HOST4, gateway.client_addresses(Family.IPV4)[0].packed, 0)
-    assert reached(Family.IPV4) == []
+    assert reached(Family.IPV4, []) == []
     # the doubt outlives that rule, as the list does, until nothing keeps us from making it anew
     gateway.gateway.run("iptables-legacy -D INPUT 1")
     backend = opened(where=gateway.gateway)
     assert backend.add(Kind.HOST6, address.packed, 0) == Added(1)
-    assert (reached(Family.IPV4), reached(Family.IPV6)) == ([], [])
+    assert (reached(Family.IPV4, []), reached(Family.IPV6, [])) == ([], [])
 
 
 def test_a_list_made_for_networks(opened: Opener, namespace: Namespace) -> None:
@@ -455,6 +474,38 @@ def test_a_list_made_for_networks(opened: Opener, namespace: Namespace) -> None:
         ((_, error),) = backend.add(kind, key, 0).refused
         assert isinstance(error, UnsupportedError)
     assert in_kernel(namespace) == set()
+
+
+LACKING = {
+    "no match": (54, 64, errno.ENOENT, "xt_recent"),  # setsockopt, IPT_SO_SET_REPLACE
+    "no tables": (55, 64, errno.ENOPROTOOPT, "ip_tables"),  # getsockopt, IPT_SO_GET_INFO
+}
+
+
+@pytest.mark.parametrize(("call", "option", "number", "feature"), LACKING.values(), ids=LACKING)
+def test_a_kernel_without(namespace: Namespace, call: int, option: int, number: int, feature: str) -> None:
+    """Where the kernel cannot have such a list, the question whether there is one is answered with what is missing."""
+    script = (
+        "import sys\n"
+        "from seccomp import forbid\n"
+        "from nfkeep.bans.recent_backend import RecentBackend\n"
+        "from nfkeep.errors import UnsupportedError\n"
+        f"forbid({call}, {{1: 0, 2: {option}}}, {number})\n"  # IPPROTO_IP
+        "try:\n"
+        "    print(RecentBackend('x').exists())\n"
+        "except UnsupportedError as error:\n"
+        "    print(error.feature)\n"
+    )
+    where = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    said = namespace.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": where})
+    assert said.stdout.split() == [feature]
+
+
+def test_asking_makes_nothing(namespace: Namespace) -> None:
+    """To ask whether a list is there sets no table up."""
+    with namespace:
+        assert not RecentBackend(NAME).exists()
+        assert nfkeep.xtables.tables.in_use(Family.IPV4) == ()
 
 
 CALLS: dict[str, Callable[[RecentBackend], object]] = {
@@ -585,7 +636,7 @@ def test_no_ban_replaces_a_table(opened: Opener, namespace: Namespace) -> None:
     namespace.run("iptables-legacy -t mangle -A OUTPUT -p udp -m statistic --mode nth --every 1000 --packet 0")
     backend = opened()
     with namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        for number in range(5):
+        for number in range(1, 6):
             backend.add(Kind.HOST4, four(number), 0)
             backend.remove(Kind.HOST4, four(number - 1))
             backend.flush()
