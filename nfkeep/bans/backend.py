@@ -55,12 +55,13 @@ class Backend(Protocol):
     def exists(self) -> bool:
         """Whether the list is there, with or without its rules. Makes nothing."""
 
-    def open(self, policy: Policy | None, size: int, list_timeout_ms: int) -> Policy:
+    def open(self, policy: Policy | None, size: int, list_timeout_ms: int | None) -> Policy:
         """Make the list, or adopt the one that is there with all its elements; return the policy in force then.
 
         `policy` None keeps that of an adopted list (a new one drops everything); another one replaces the rules, in
         one step, and no element is touched. `size`: elements that each set of hosts has room for at first.
-        `list_timeout_ms`: of all bans, where `limits.list_timeout`; 0 is none. Idempotent.
+        `list_timeout_ms`: of all bans, where `limits.list_timeout`; 0 is none, None that of an adopted list.
+        Idempotent.
         """
 
     def in_force(self) -> bool:

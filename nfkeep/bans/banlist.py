@@ -147,14 +147,12 @@ class BanList:
                 self.close()
             if self._backend is None:
                 backend, reason = choose(self.name, self._asked)
-                check_name(self.name, backend.limits.name_length)
                 self._check_timeout(backend)
             else:
                 backend, reason = self._backend, self._reason
             allowed = [read_address(each) for each in self._allow]
-            list_timeout = self._default_ms if backend.limits.list_timeout else 0
             try:
-                self._policy = backend.open(self._policy, self._size, list_timeout)
+                self._policy = backend.open(self._policy, self._size, self._list_timeout_ms(backend))
                 for kind, key in allowed:
                     backend.allow(kind, key)
             except BaseException:
@@ -216,7 +214,7 @@ class BanList:
             return kind in backend.limits.kinds and backend.remove(kind, key) == 1
 
     def ban_many(self, bans: Iterable[GivenBan], timeout: float | None = None, *, force: bool = False) -> int:
-        """Ban many: addresses, pairs of an address and its timeout, or `Ban`s. How many are in force now.
+        """Ban many: addresses, pairs of an address and its timeout, or each a `Ban`. How many are in force now.
 
         A ban that cannot be is left out, and all the others are made; then RefusedBansError tells which and why.
         """
@@ -361,7 +359,7 @@ class BanList:
             backend = opened or choose(self.name, self._asked)[0]
             if opened is not None or backend.exists():
                 if opened is None:
-                    backend.open(None, self._size, 0)
+                    backend.open(None, self._size, None)
                 backend.destroy()
             backend.close()
             self._backend = None
@@ -385,7 +383,7 @@ class BanList:
             self._stale = False
             self._backend.close()
             self._let_go()
-            self._backend.open(None, self._size, self._default_ms if self._backend.limits.list_timeout else 0)
+            self._backend.open(None, self._size, None)
             self._look_around(self._backend)
         return self._backend
 
@@ -458,6 +456,10 @@ class BanList:
         if wanted > backend.limits.timeout_ms:
             raise InvalidBanError(f"{timeout:g} s is longer than {backend.kind_name} can keep a ban")
         return wanted
+
+    def _list_timeout_ms(self, backend: Backend) -> int | None:
+        """What the list as a whole is to have; None leaves what there is."""
+        return self._default_ms if backend.limits.list_timeout and self.timeout is not None else None
 
     def _check_timeout(self, backend: Backend) -> None:
         if self.timeout is not None and not backend.limits.list_timeout:

@@ -21,6 +21,7 @@ GivenBan: TypeAlias = Given | tuple[Given, float | None] | Ban
 """An address, an address and its timeout in seconds (None: for ever), or a ban with what is left of it."""
 
 _KINDS = tuple(Kind)
+_LONGEST_SECONDS = 1 << 40
 
 
 def read_address(given: object, guards: Guards = NO_GUARDS, guarded: Guarded | None = None) -> tuple[Kind, bytes]:
@@ -49,11 +50,15 @@ def read_policy(
 
 def milliseconds(timeout: float) -> int:
     """At least one, and 0 for ever; raises InvalidBanError."""
-    if type(timeout) is int and timeout > 0:
+    if type(timeout) is int and 0 < timeout < _LONGEST_SECONDS:
         return timeout * 1000
-    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or math.isnan(timeout) or timeout <= 0:
+    if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0:
         raise InvalidBanError(f"a ban cannot last {timeout!r:.40} seconds; more than 0, or math.inf for ever")
-    return 0 if math.isinf(timeout) else math.ceil(timeout * 1000)
+    if timeout == math.inf:
+        return 0
+    if timeout > _LONGEST_SECONDS:
+        raise InvalidBanError("a ban cannot last that long; math.inf is for ever")
+    return math.ceil(timeout * 1000)
 
 
 def check_comment(backend: Backend, comment: str) -> str:

@@ -65,7 +65,7 @@ class IpsetBackend:
             if self._opened is None:
                 sets.close()
 
-    def open(self, policy: Policy | None, size: int, list_timeout_ms: int) -> Policy:
+    def open(self, policy: Policy | None, size: int, list_timeout_ms: int | None) -> Policy:
         """As Backend.open. CommitError (EEXIST) if one of the sets is there, but is not one that can keep bans."""
         opened = self._opened or _Opened.make(self.name)
         made: list[GrowingSet] = []

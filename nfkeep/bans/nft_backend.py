@@ -79,7 +79,7 @@ class NftBackend:
         finally:
             asking.close()
 
-    def open(self, policy: Policy | None, size: int, list_timeout_ms: int) -> Policy:
+    def open(self, policy: Policy | None, size: int, list_timeout_ms: int | None) -> Policy:
         """As Backend.open."""
         if self._opened is None:
             to_hit = Jump(hit_chain(self.name), goto=True)

@@ -14,6 +14,7 @@ from io import FileIO
 import attrs
 
 from nfkeep.bans.backend import Added, Limits, Timeouts
+from nfkeep.bans.discover import find
 from nfkeep.bans.legacy_rules import LONGEST_NAME, LegacyRules
 from nfkeep.bans.recent_list import RecentList
 from nfkeep.bans.recent_probe import require_recent
@@ -62,7 +63,7 @@ class RecentBackend:
             require_recent()
             return False
 
-    def open(self, policy: Policy | None, size: int, list_timeout_ms: int) -> Policy:
+    def open(self, policy: Policy | None, size: int, list_timeout_ms: int | None) -> Policy:
         """As Backend.open. The timeout is rounded up to seconds; InvalidListError if the kernel cannot count that far.
 
         Rules of somebody else that name the list stay as they are. Where our own came back by iptables-restore, the
@@ -71,6 +72,9 @@ class RecentBackend:
         """
         with self._inside():
             self.exists()  # or an error where it could not
+            if list_timeout_ms is None:  # adopted as it is
+                there = find(self.name, self.kind_name)
+                list_timeout_ms = round((there.timeout or 0) * 1000) if there is not None else 0
             seconds = _seconds(list_timeout_ms)
             own_rules = LegacyRules(self.name, dict.fromkeys(Family, ()))
             policy = policy or own_rules.policy() or Policy()

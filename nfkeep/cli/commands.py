@@ -14,10 +14,17 @@ import nfkeep
 __all__ = ["command"]
 
 _COMMANDS = {
+    "allow": "nfkeep.cli.allow",
+    "ban": "nfkeep.cli.bans",
+    "bans": "nfkeep.cli.banned",
     "demo": "nfkeep.cli.demo",
+    "doctor": "nfkeep.cli.doctor",
+    "fail2ban": "nfkeep.cli.fail2ban",
     "ip6tables": "nfkeep.cli.iptables",
     "iptables": "nfkeep.cli.iptables",
+    "list": "nfkeep.cli.lists",
     "show": "nfkeep.cli.show",
+    "unban": "nfkeep.cli.bans",
 }
 
 

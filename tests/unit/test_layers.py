@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 BOTTOM = {"errors", "model", "namespaces"}
-WORLDS = {"xtables", "nft", "conntrack"}
+WORLDS = {"xtables", "nft", "ipset", "conntrack"}
 MIDDLE = {"migrate", "bans", "keep"}
 TOP = "nfkeep"  # the public names, in nfkeep/__init__.py
 
@@ -26,13 +26,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "model": {"errors"},
     "xtables": BOTTOM,
     "nft": BOTTOM,
+    "ipset": BOTTOM,
     "conntrack": BOTTOM,
     "keep": WORLDS | BOTTOM,
     "bans": {"keep"} | WORLDS | BOTTOM,
     "migrate": {"keep", "bans"} | WORLDS | BOTTOM,
     "testing": BOTTOM,
     "integrations": {TOP} | MIDDLE | BOTTOM,  # written against the public API only: no world
-    "cli": {TOP, "testing"} | MIDDLE | WORLDS | BOTTOM,
+    "service": {TOP} | MIDDLE | BOTTOM,
+    "cli": {TOP, "testing", "integrations"} | MIDDLE | WORLDS | BOTTOM,
     TOP: {"testing"} | MIDDLE | WORLDS | BOTTOM,
 }
 COMPILED = {"_xtables", "_conntrack", "_nft"}
@@ -69,6 +71,7 @@ GOOD = {
     "bans imports keep": ("nfkeep.bans.nft", "import nfkeep.keep.hold"),
     "the top imports keep": ("nfkeep", "from nfkeep.keep import transaction"),
     "cli imports the top": ("nfkeep.cli.main", "import nfkeep"),
+    "cli imports integrations": ("nfkeep.cli.fail2ban", "from nfkeep.integrations.fail2ban import install"),
     "cli prints": ("nfkeep.cli.main", "print('x')"),
     "the door imports the compiled module": ("nfkeep.xtables._ffi", "from nfkeep.xtables._xtables import ffi, lib"),
     "the door, relatively": ("nfkeep.conntrack._ffi", "from ._conntrack import ffi, lib"),
@@ -109,7 +112,7 @@ BAD = {
     "the top imports cli": ("nfkeep", "def main():\n    import nfkeep.cli"),
     "the top imports integrations": ("nfkeep", "from nfkeep.integrations import vpn"),
     "an integration imports a world": ("nfkeep.integrations.vpn", "from nfkeep import xtables"),
-    "cli imports integrations": ("nfkeep.cli.main", "from nfkeep import integrations"),
+    "bans import integrations": ("nfkeep.bans.nft", "from nfkeep import integrations"),
     "testing imports a world": ("nfkeep.testing.server", "from nfkeep.conntrack import dump"),
     "testing imports the top": ("nfkeep.testing.server", "from nfkeep import Family"),
     "the compiled module past the door": ("nfkeep.xtables.text", "from nfkeep.xtables import _xtables"),
