@@ -8,7 +8,11 @@ MAKEFLAGS += --no-builtin-rules
 
 PACKAGES := iptables nftables ipset conntrack iproute2 \
 	libxtables-dev libip4tc-dev libip6tc-dev libiptc-dev \
+	fail2ban \
 	gcc libc6-dev pkg-config python3-venv python3-dev
+
+# those of them that would start a service, which the tests neither need nor want on this host
+SERVICES := fail2ban
 
 # the Python that .venv is made with: the system's, whose headers apt installs, or else the first one on PATH
 PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
@@ -52,7 +56,18 @@ packages:
 	echo "installing $${missing[*]}"; \
 	export DEBIAN_FRONTEND=noninteractive NEEDRESTART_SUSPEND=1; \
 	apt-get -qq update || echo "nfkeep: apt-get update failed; trying with the package lists as they are" >&2; \
-	apt-get -qq -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "$${missing[@]}" >/dev/null
+	fresh=(); \
+	for service in $(SERVICES); do \
+		if [[ " $${missing[*]} " = *" $$service "* ]]; then fresh+=("$$service.service"); fi; \
+	done; \
+	if [ $${#fresh[@]} != 0 ]; then systemctl mask --runtime --quiet "$${fresh[@]}" 2>/dev/null || true; fi; \
+	apt-get -qq -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "$${missing[@]}" >/dev/null \
+		|| status=$$?; \
+	if [ $${#fresh[@]} != 0 ]; then \
+		systemctl unmask --runtime --quiet "$${fresh[@]}" 2>/dev/null || true; \
+		systemctl disable --quiet "$${fresh[@]}" 2>/dev/null || true; \
+	fi; \
+	exit $${status:-0}
 
 .venv/.installed: $(SOURCES) | packages
 	@if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then \
