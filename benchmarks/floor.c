@@ -1,6 +1,6 @@
 /* The least that a ban can cost: set elements over one raw nfnetlink socket, from C, with nothing checked or kept.
  *
- * usage: floor TABLE SET single COUNT | bulk COUNT | unban COUNT
+ * usage: floor TABLE SET single COUNT ROUND | bulk COUNT | unban COUNT
  * The set holds IPv4 addresses (family inet) and is there already. Prints nanoseconds: the median of `single`, the
  * total of `bulk` (1,000 elements in a batch) and of `unban` (the same, deleted). */
 #include <arpa/inet.h>
@@ -87,16 +87,16 @@ static int by_value(const void *a, const void *b)
 
 int main(int argc, char **argv)
 {
-    if (argc != 5)
+    if (argc < 5)
         return 2;
     int fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_NETFILTER), size = 1 << 22;
     setsockopt(fd, SOL_SOCKET, SO_SNDBUFFORCE, &size, sizeof size);
-    unsigned count = atoi(argv[4]), add = NLM_F_CREATE | NLM_F_EXCL;
+    unsigned count = atoi(argv[4]), begin = argc > 5 ? atoi(argv[5]) * count : 0, add = NLM_F_CREATE | NLM_F_EXCL;
     if (!strcmp(argv[3], "single")) {
         uint64_t *taken = malloc(count * sizeof *taken);
         for (unsigned i = 0; i < count; i++) {
             uint64_t start = now();
-            batch(argv[1], argv[2], NFT_MSG_NEWSETELEM, add, 0xc0000000u + i, 1);
+            batch(argv[1], argv[2], NFT_MSG_NEWSETELEM, add, 0xc0000000u + begin + i, 1);
             exchange(fd);
             taken[i] = now() - start;
         }

@@ -76,3 +76,7 @@ int nfk_chain_set_policy(nfk_table *table, const char *chain, const char *policy
 /* All rules that carry a match or target of one of `names`, and all that go to a user chain. */
 int nfk_table_scan(nfk_table *table, const char *const *names, size_t count, struct nfk_hit **hits, size_t *found);
 void nfk_hits_free(struct nfk_hit *hits);
+
+/* One command to the open file of a list of xt_recent, in a turn of its own: 1 done; 0 another program has had one since,
+ * and nothing was done; -errno. */
+int nfk_recent_write(int list, int lock, int ear, const char *command, size_t length);

@@ -6,7 +6,7 @@ Keys come checked, and none twice in a call; how they look is said at `nfkeep.ba
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, TypeAlias
 
 import attrs
@@ -67,10 +67,12 @@ class Backend(Protocol):
     def in_force(self) -> bool:
         """Whether sets and rules are all there."""
 
-    def ban_host(self, text: bytes, guards: Guards, timeout_ms: int) -> bool:
-        """The quick way for what most bans are: one host, by its text, without a comment.
+    @property
+    def ban_host(self) -> Callable[[bytes, Guards, int], bool]:
+        """The quick way for what most bans are: one host, by its text, without a comment; with a timeout in ms.
 
-        Whether that was all there was to do; else nothing was done, and the long way finds out what it is.
+        Whether that was all there was to do; else nothing was done, and the long way finds out what it is. What is
+        called is good until the list is closed.
         """
 
     def unban_host(self, text: bytes) -> bool | None:

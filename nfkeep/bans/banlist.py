@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import attrs
@@ -112,6 +112,8 @@ class BanList:
         self._backend: Backend | None = None
         self._reason = ""
         self._plain_ms = 0  # of bans that say nothing
+        self._longest_seconds = 0
+        self._ban_host: Callable[[bytes, Guards, int], bool] = _the_long_way
         self._killer: Killer | None = None
         self._guarded: Guarded | None = None
         self._guards = NO_GUARDS
@@ -161,6 +163,7 @@ class BanList:
                 raise
             self._backend, self._reason = backend, reason
             self._plain_ms = self._default_ms if backend.limits.timeout_ms else 0
+            self._longest_seconds = backend.limits.timeout_ms // 1000
             self._look_around(backend)
         return self
 
@@ -189,10 +192,16 @@ class BanList:
             if backend is None or time.monotonic() > self._fresh_until:
                 backend = self._ready()
                 self._refresh(backend)
-            timeout_ms = self._plain_ms if timeout is None else self._timeout_ms(backend, timeout)
-            plain = not comment and not force and self._killer is None and type(address) is str
-            if plain and backend.ban_host(str(address).encode("utf-8", "replace"), self._guards, timeout_ms):
-                return
+            if timeout is None:
+                timeout_ms = self._plain_ms
+            elif type(timeout) is int and 0 < timeout < self._longest_seconds:
+                timeout_ms = timeout * 1000
+            else:
+                timeout_ms = self._timeout_ms(backend, timeout)
+            if type(address) is str and not comment and not force and self._killer is None:
+                text = address.encode("utf-8", "replace")
+                if self._ban_host(text, self._guards, timeout_ms):
+                    return
             kind, key = read_address(address, self._guards if not force else self._forced(), self._guarded)
             if kind not in backend.limits.kinds:
                 raise unsupported(kind, backend)
@@ -389,6 +398,7 @@ class BanList:
 
     def _look_around(self, backend: Backend) -> None:
         """Look at what else there is in the network namespace that the list is in, and was opened in."""
+        self._ban_host = backend.ban_host
         if self._guarded is None:
             self._guarded = Guarded()
         if self._killer is None and self.policy.kill:
@@ -464,6 +474,10 @@ class BanList:
     def _check_timeout(self, backend: Backend) -> None:
         if self.timeout is not None and not backend.limits.list_timeout:
             self._timeout_ms(backend, self.timeout)
+
+
+def _the_long_way(text: bytes, guards: Guards, timeout_ms: int) -> bool:
+    return False
 
 
 _open_lists: weakref.WeakSet[BanList] = weakref.WeakSet()

@@ -7,7 +7,7 @@ kernel does each transaction whole or not at all, so that there is never a list 
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from nfkeep.bans.backend import Added, Limits, Timeouts
 from nfkeep.bans.nft_rules import (
@@ -107,9 +107,10 @@ class NftBackend:
         policy = read_policy(seen.comments(hit_chain(self.name)))
         return policy is not None and not [*self._foundation(seen), *self._list(seen, policy, policy)]
 
-    def ban_host(self, text: bytes, guards: Guards, timeout_ms: int) -> bool:
+    @property
+    def ban_host(self) -> Callable[[bytes, Guards, int], bool]:
         """As Backend.ban_host."""
-        return self._sets().ban_host(text, guards, timeout_ms)
+        return self._sets().ban_host
 
     def unban_host(self, text: bytes) -> bool | None:
         """As Backend.unban_host."""
@@ -157,7 +158,7 @@ class NftBackend:
             if list_chain(self.name) not in seen.chains:
                 return
             last = [chain for chain in seen.chains if chain.startswith("ban/")] == self._chains(seen)
-            if last and not any(True for _ in self.allowed()):
+            if last and not self._has_allow_list():
                 # with the generation: nobody has made a list in it meanwhile
                 refusal = self._socket().send([delete_table(TABLE)], generation)
             else:
@@ -202,6 +203,10 @@ class NftBackend:
         if self._opened is None:
             raise ListGoneError(self.name)
         return self._opened[2]
+
+    def _has_allow_list(self) -> bool:
+        """Whether somebody has allowed anything; gateways, which are there for a time, come by themselves."""
+        return any(not each.timeout_ms for kind in Kind for each in self._allow_sets().elements(kind))
 
     def _contents(self) -> Contents:
         return contents(self._socket(), TABLE)

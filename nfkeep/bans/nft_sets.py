@@ -66,6 +66,7 @@ class AddressSets:
         self._sets: dict[str, _Set] = {}
         self._hosts = tuple(self._set(set_label(kind)) for kind in _HOSTS)
         self._pair = HostPair(*(each.handle for each in self._hosts))
+        self._ban = self._pair.ban
         self._unseen = 0  # bans by ban_host, of either family, that are not yet taken from the room of the sets
         self._least_room = 0
 
@@ -90,7 +91,7 @@ class AddressSets:
 
     def ban_host(self, text: bytes, guards: Guards, timeout_ms: int) -> bool:
         """As Backend.ban_host."""
-        if _renewal is not _IN_PLACE or not self._pair.ban(text, guards, timeout_ms):
+        if _renewal is not _IN_PLACE or self._ban(text, len(text), guards.array, guards.count, timeout_ms) != 1:
             return False
         self._unseen += 1
         if self._unseen >= self._least_room:

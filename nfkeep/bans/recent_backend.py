@@ -24,7 +24,7 @@ from nfkeep.errors import InvalidListError, ListGoneError, UnsupportedError
 from nfkeep.keep import hold
 from nfkeep.model import Family
 from nfkeep.namespaces import Namespace
-from nfkeep.nft.addresses import Guards
+from nfkeep.nft.addresses import Guards, parse
 from nfkeep.xtables import recent
 from nfkeep.xtables.jiffies import read_clock
 from nfkeep.xtables.lock import XtablesLock
@@ -33,6 +33,8 @@ _NAMESPACE = "/proc/thread-self/ns/net"
 _MOST_JIFFIES = (1 << 32) - 1  # recent_mt() computes `seconds * HZ` in 32 bits
 _HIGHEST_RATE = 1000
 _HOST4 = Kind.HOST4
+
+_HOSTS = (0, 1)  # the numbers of Kind.HOST4 and HOST6, which as enums take a fifth of the time of a ban
 
 
 class RecentBackend:
@@ -98,8 +100,12 @@ class RecentBackend:
             return opened.entries.is_alive() and opened.rules.in_force()
 
     def ban_host(self, text: bytes, guards: Guards, timeout_ms: int) -> bool:
-        """As Backend.ban_host: there is no quicker way than `add` here."""
-        return False
+        """As Backend.ban_host."""
+        opened = self._opened
+        kind, key = parse(text, guards)
+        if opened is None or kind not in _HOSTS or opened.refused or b"/" in text or (kind == 0 and b":" in text):
+            return False  # among others what the kernel would read otherwise: IPv4 in IPv6's clothes, prefixes
+        return opened.entries.add_host(key, text)
 
     def unban_host(self, text: bytes) -> bool | None:
         """As Backend.unban_host: there is no quicker way than `remove` here."""

@@ -80,6 +80,18 @@ class RecentList:
             self._give()
         return _ONE if len(keys) == 1 and not refused else Added(len(keys) - len(refused), refused)
 
+    def add_host(self, key: bytes, text: bytes) -> bool:
+        """Add one packed address by its text, the quick way; False if it takes the long one, and nothing was done."""
+        ends, turns, now = self._ends, self._turns, _monotonic()
+        known = turns.is_latest and now < self._read_again_at
+        if not known or (key not in ends and len(ends) >= self.capacity.size):
+            return False
+        if _write_recent(self._file, turns.lock_fd, turns.ear_fd, b"+" + text) != 1:
+            self._forget()
+            return False
+        ends[key] = now + self._lasts
+        return True
+
     def remove(self, keys: list[bytes]) -> int:
         """Take packed addresses out; how many were in, and in force."""
         found = 0
@@ -191,6 +203,7 @@ class RecentList:
 _TRUSTED_SECONDS = 1.0
 _ONE = Added(1)  # to make it takes a tenth of the time of adding one
 _monotonic, _lseek, _write_file = time.monotonic, os.lseek, os.write
+_write_recent = recent.write_recent
 _AT_BOOT = "boot the kernel with xt_recent.ip_list_tot=20000 on its command line"
 _IN_MODULE = "put `options xt_recent ip_list_tot=20000` into /etc/modprobe.d/xt_recent.conf, and reload it or reboot"
 _REMEDIES = {True: _IN_MODULE, False: _AT_BOOT, None: f"{_IN_MODULE}; or, if it is built in, {_AT_BOOT}"}

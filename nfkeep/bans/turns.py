@@ -24,14 +24,17 @@ class Turns:
 
     That is the calling thread's namespace, opened for this object alone. Raises PermissionDeniedError. A child made by
     fork(2) needs a `Turns` of its own, as it shares all descriptors with its parent.
+
+    `is_latest`: no other program was heard of since this one's last turn; what `ear_fd` has waiting may say otherwise.
     """
 
     def __init__(self, name: str, lock_fd: int) -> None:
         self._word = name.encode()
         self._group = 1 << (zlib.crc32(self._word) % 32)
-        self._lock_fd = lock_fd
-        self._is_latest = False
+        self.lock_fd = lock_fd
+        self.is_latest = False
         self._ear = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_USERSOCK)
+        self.ear_fd = self._ear.fileno()
         try:
             self._ear.bind((0, self._group))
         except PermissionError:
@@ -45,17 +48,17 @@ class Turns:
         False on the first turn. All that a program knows from its last turn still holds if this is True. Turns are
         short; a program that is stopped (SIGSTOP) in its own keeps the others waiting.
         """
-        flock(self._lock_fd, LOCK_EX)
-        if self._is_latest and (self._waiting(_SOCKET, _MEMINFO, 4) == _NOTHING or not self._heard()):
+        flock(self.lock_fd, LOCK_EX)
+        if self.is_latest and (self._waiting(_SOCKET, _MEMINFO, 4) == _NOTHING or not self._heard()):
             return True
-        self._is_latest = False
+        self.is_latest = False
         self._speak()
-        self._is_latest = True
+        self.is_latest = True
         return False
 
     def give(self) -> None:
         """End the turn."""
-        flock(self._lock_fd, LOCK_UN)
+        flock(self.lock_fd, LOCK_UN)
 
     def close(self) -> None:
         """Let go of the socket; the lock's descriptor is the caller's. Idempotent."""

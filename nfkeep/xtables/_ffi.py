@@ -263,6 +263,15 @@ _NATIVE = sys.byteorder
 _COUNTERS_AT = {Family.IPV4: 96, Family.IPV6: 152}
 
 
+def write_recent(list_file: int, lock: int, ear: int, command: bytes) -> int:
+    """One command to the file of a list of xt_recent, in a turn of its own.
+
+    1: done. 0: another program has had a turn since, and nothing was done. Else minus the errno.
+    """
+    result: int = _lib.nfk_recent_write(list_file, lock, ear, command, len(command))
+    return result
+
+
 def _text(chars: Any) -> str:
     return os.fsdecode(ffi.string(chars))
 

@@ -13,6 +13,7 @@ import struct
 import attrs
 
 from nfkeep.errors import UnsupportedError
+from nfkeep.xtables._ffi import write_recent as write_recent
 from nfkeep.xtables.entry import Extension
 
 NAME = "recent"

@@ -341,10 +341,13 @@ def test_gateway_in_a_banned_network(
     echo_server(gateway.server, family, "tcp", server, 80)
     bans = make_list(gateway.server)
     bans.ban(ipaddress.ip_network(f"{server}/{64 if family is Family.IPV6 else 24}", strict=False))
+    assert f"{gateway.gateway_server_side_address(family)}" in map(str, bans.allowed())
     bans.ban_many([f"{each}/32" for each in gateway.client_addresses(Family.IPV4)])
     bans.ban_many([f"{each}/128" for each in gateway.client_addresses(Family.IPV6)])
     assert len(dialer(gateway.gateway, family, "tcp", server, 80, 1, timeout=1)) == 1
     assert dialer(gateway.client, family, "tcp", server, 80, 1, timeout=0.3) == []
+    bans.remove()
+    assert gateway.server.run("nft list ruleset").stdout == ""
 
 
 def test_ports_and_actions(gateway: Gateway, make_list: Callable[..., BanList], echo_server: EchoServerFactory) -> None:
