@@ -11,7 +11,7 @@ import threading
 import time
 import weakref
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import attrs
@@ -19,30 +19,27 @@ import attrs
 from nfkeep.bans.backend import Backend
 from nfkeep.bans.bulk import by_kind, with_timeouts
 from nfkeep.bans.choose import choose
+from nfkeep.bans.difference import Wanted, difference, networks_around
 from nfkeep.bans.given import (
     Given,
     GivenBan,
     ban_of,
     check_comment,
-    ends_otherwise,
     milliseconds,
     read_address,
     read_item,
     read_policy,
     unsupported,
 )
-from nfkeep.bans.guards import NO_GUARDS, Guarded
-from nfkeep.bans.kill import Killer
+from nfkeep.bans.guards import NO_GUARDS
+from nfkeep.bans.opened import Opened, checked_timeout
 from nfkeep.bans.values import Address, Ban, Fill, Kind, Policy, address_of, check_name
 from nfkeep.errors import (
-    InvalidBanError,
     InvalidListError,
     ListGoneError,
     NfkeepError,
     RefusedBansError,
-    UnsupportedError,
 )
-from nfkeep.nft.addresses import Guards
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -51,8 +48,6 @@ if TYPE_CHECKING:
 
 DEFAULT_SIZE = 131_072
 _AT_ONCE = 10_000  # addresses looked at in one go
-_FRESH_SECONDS = 1.0
-_GATEWAY_MS = 7 * 86_400_000
 
 
 @attrs.frozen(slots=True)
@@ -109,15 +104,7 @@ class BanList:
             raise InvalidListError(f"a list cannot have a size of {size!r:.40}; it is from 1 to {1 << 24}")
         self._size = size
         self._allow = [*allow]
-        self._backend: Backend | None = None
-        self._reason = ""
-        self._plain_ms = 0  # of bans that say nothing
-        self._longest_seconds = 0
-        self._ban_host: Callable[[bytes, Guards, int], bool] = _the_long_way
-        self._killer: Killer | None = None
-        self._guarded: Guarded | None = None
-        self._guards = NO_GUARDS
-        self._fresh_until = 0.0
+        self._opened: Opened | None = None
         self._stale = False
         self._lock = threading.RLock()
         _open_lists.add(self)
@@ -125,12 +112,12 @@ class BanList:
     @property
     def backend(self) -> str:
         """nft, ipset or recent; before `open` what was asked for."""
-        return self._asked if self._backend is None else self._backend.kind_name
+        return self._asked if self._opened is None else self._opened.backend.kind_name
 
     @property
     def reason(self) -> str:
         """Why it is this backend, in a sentence; "" before `open`."""
-        return self._reason
+        return "" if self._opened is None else self._opened.reason
 
     @property
     def policy(self) -> Policy:
@@ -147,37 +134,33 @@ class BanList:
             if self._stale:
                 self._stale = False
                 self.close()
-            if self._backend is None:
-                backend, reason = choose(self.name, self._asked)
-                self._check_timeout(backend)
-            else:
-                backend, reason = self._backend, self._reason
             allowed = [read_address(each) for each in self._allow]
+            if self._opened is not None:
+                self._policy = self._make(self._opened.backend, allowed)
+                self._opened.look_around(self._policy)
+                return self
+            backend, reason = choose(self.name, self._asked)
+            if self.timeout is not None and not backend.limits.list_timeout:
+                checked_timeout(backend, self.timeout, self._default_ms)
             try:
-                self._policy = backend.open(self._policy, self._size, self._list_timeout_ms(backend))
-                for kind, key in allowed:
-                    backend.allow(kind, key)
+                self._policy = self._make(backend, allowed)
+                self._opened = Opened(backend, reason, self._policy, self._default_ms)
             except BaseException:
-                if self._backend is None:
-                    backend.close()
+                backend.close()
                 raise
-            self._backend, self._reason = backend, reason
-            self._plain_ms = self._default_ms if backend.limits.timeout_ms else 0
-            self._longest_seconds = backend.limits.timeout_ms // 1000
-            self._look_around(backend)
         return self
 
     def exists(self) -> bool:
         """Whether the list is there; makes nothing."""
         with self._lock:
-            if self._backend is not None:
-                return self._backend.exists()
+            if self._opened is not None:
+                return self._opened.backend.exists()
             return choose(self.name, self._asked)[0].exists()
 
     def in_force(self) -> bool:
         """Whether the list and all its rules are there; `open` mends what is not."""
         with self._lock:
-            return self._ready().in_force()
+            return self._backend().in_force()
 
     def ban(self, address: Given, timeout: float | None = None, *, comment: str = "", force: bool = False) -> None:
         """Ban a host or a network; it is in force for the next packet. If it is banned already, its timeout is renewed.
@@ -188,33 +171,34 @@ class BanList:
         ListFullError, ListGoneError.
         """
         with self._lock:
-            backend = self._backend
-            if backend is None or time.monotonic() > self._fresh_until:
-                backend = self._ready()
-                self._refresh(backend)
+            opened = self._opened
+            if opened is None or time.monotonic() > opened.fresh_until:
+                opened = self._ready()
+                opened.refresh()
             if timeout is None:
-                timeout_ms = self._plain_ms
-            elif type(timeout) is int and 0 < timeout < self._longest_seconds:
+                timeout_ms = opened.plain_ms
+            elif type(timeout) is int and 0 < timeout < opened.longest_seconds:
                 timeout_ms = timeout * 1000
             else:
-                timeout_ms = self._timeout_ms(backend, timeout)
-            if type(address) is str and not comment and not force and self._killer is None:
+                timeout_ms = opened.timeout_ms(timeout)
+            if type(address) is str and not comment and not force and opened.killer is None:
                 text = address.encode("utf-8", "replace")
-                if self._ban_host(text, self._guards, timeout_ms):
+                if opened.ban_host(text, opened.guards, timeout_ms):
                     return
-            kind, key = read_address(address, self._guards if not force else self._forced(), self._guarded)
+            backend = opened.backend
+            kind, key = read_address(address, opened.guards_for(force), opened.guarded)
             if kind not in backend.limits.kinds:
                 raise unsupported(kind, backend)
             added = backend.add(kind, key, timeout_ms, check_comment(backend, comment))
             if added.refused:
                 raise added.refused[0][1]
-            if self._killer is not None:
-                self._killer.kill([(kind, key)])
+            if opened.killer is not None:
+                opened.killer.kill([(kind, key)])
 
     def unban(self, address: Given) -> bool:
         """Lift one ban, of exactly this host or network; whether there was one. Raises as `ban` does."""
         with self._lock:
-            backend = self._ready()
+            backend = self._backend()
             if type(address) is str:
                 removed = backend.unban_host(address.encode("utf-8", "replace"))
                 if removed is not None:
@@ -232,10 +216,10 @@ class BanList:
         rest = iter(bans)
         while chunk := list(itertools.islice(rest, _AT_ONCE)):
             with self._lock:
-                backend = self._ready()
-                if time.monotonic() > self._fresh_until:
-                    self._refresh(backend)
-                banned += self._ban_chunk(backend, chunk, timeout, force, refused)
+                opened = self._ready()
+                if time.monotonic() > opened.fresh_until:
+                    opened.refresh()
+                banned += self._ban_chunk(opened, chunk, timeout, force, refused)
         if refused:
             raise RefusedBansError(tuple(refused), banned)
         return banned
@@ -247,7 +231,7 @@ class BanList:
         rest = iter(addresses)
         while chunk := list(itertools.islice(rest, _AT_ONCE)):
             with self._lock:
-                backend = self._ready()
+                backend = self._backend()
                 for kind, keys, _ in by_kind(chunk, NO_GUARDS, None, refused):
                     if kind in backend.limits.kinds:
                         removed += backend.remove(kind, keys)
@@ -258,37 +242,30 @@ class BanList:
     def covering(self, address: Given) -> tuple[Ban, ...]:
         """The bans that a host or network falls under: its own, and those of networks that it lies in."""
         with self._lock:
-            backend = self._ready()
+            backend = self._backend()
             kind, key = read_address(address)
             own = backend.get(kind, key) if kind in backend.limits.kinds else None
             found = [] if own is None else [ban_of(kind, own)]
             nets = Kind.NET6 if kind & 1 else Kind.NET4
             if nets in backend.limits.kinds:
-                half = nets.key_bytes // 2
-                host = int.from_bytes(key[:half], "big")
-                mask = int.from_bytes(key[half:] or b"\xff" * half, "big")
-                for element in backend.elements(nets):
-                    other = int.from_bytes(element.key[half:], "big")
-                    inside = other & mask == other and host & other == int.from_bytes(element.key[:half], "big")
-                    if inside and element.key != key:
-                        found.append(ban_of(nets, element))
+                found += [ban_of(nets, each) for each in networks_around(kind, key, backend.elements(nets))]
             return tuple(found)
 
     def __contains__(self, address: object) -> bool:
         """Whether exactly this host or network is in the list; `covering` also looks at networks around it."""
         with self._lock:
-            backend = self._ready()
+            backend = self._backend()
             kind, key = read_address(address)
             return kind in backend.limits.kinds and backend.get(kind, key) is not None
 
     def __len__(self) -> int:
         with self._lock:
-            backend = self._ready()
+            backend = self._backend()
             return sum(backend.count(kind) for kind in backend.limits.kinds)
 
     def __iter__(self) -> Iterator[Ban]:
         with self._lock:
-            backend = self._ready()
+            backend = self._backend()
             found = [(kind, list(backend.elements(kind))) for kind in sorted(backend.limits.kinds)]
         return (ban_of(kind, element) for kind, elements in found for element in elements)
 
@@ -299,80 +276,78 @@ class BanList:
         """Make the list equal to `wanted` with the fewest changes.
 
         What is in both is left alone, unless a timeout is given that differs by more than a second from what is left.
-        Raises InvalidAddressError, AllowedAddressError before anything is changed.
+        Raises InvalidAddressError, InvalidBanError, AllowedAddressError before anything is changed.
         """
         with self._lock:
-            backend = self._ready()
-            self._refresh(backend)
-            goal: dict[tuple[Kind, bytes], tuple[Given, bool, float | None]] = {}
+            opened = self._ready()
+            opened.refresh()
+            backend = opened.backend
+            goal: dict[tuple[Kind, bytes], Wanted] = {}
             for item in wanted:
                 given, timeout, timed = read_item(item)
-                goal[read_address(given, self._guards, self._guarded)] = given, timed, timeout
-            gone: dict[Kind, list[bytes]] = {}
-            renew = []
-            for kind in backend.limits.kinds:
-                for element in backend.elements(kind):
-                    found = goal.pop((kind, element.key), None)
-                    if found is None:
-                        gone.setdefault(kind, []).append(element.key)
-                    elif found[1] and ends_otherwise(element, self._timeout_ms(backend, found[2])):
-                        renew.append((found[0], found[2]))
-            removed = sum(backend.remove(kind, b"".join(keys)) for kind, keys in gone.items())
-            self.ban_many(renew)
-            self.ban_many([(given, timeout) if timed else given for given, timed, timeout in goal.values()])
-            return Reconciled(len(goal), len(renew), removed)
+                key = read_address(given, opened.guards, opened.guarded)
+                if key[0] not in backend.limits.kinds:
+                    raise unsupported(key[0], backend)
+                goal[key] = Wanted(item, opened.timeout_ms(timeout) if timed else None)
+            kinds = backend.limits.kinds
+            there = [(kind, element) for kind in kinds for element in backend.elements(kind)]
+            change = difference(goal, there)
+            removed = sum(backend.remove(kind, keys) for kind, keys in change.gone.items())
+            self.ban_many(change.renew)
+            self.ban_many(change.add)
+            return Reconciled(len(change.add), len(change.renew), removed)
 
     def flush(self) -> None:
         """Lift all bans; the list stays in force."""
         with self._lock:
-            self._ready().flush()
+            self._backend().flush()
 
     def fills(self) -> tuple[Fill, ...]:
         """How full each kernel object of the list is."""
         with self._lock:
-            return self._ready().fills()
+            return self._backend().fills()
 
     def allowed(self) -> tuple[Address, ...]:
         """The allow list."""
         with self._lock:
-            return tuple(address_of(*entry) for entry in self._ready().allowed())
+            return tuple(address_of(*entry) for entry in self._backend().allowed())
 
     def allow(self, *addresses: Given) -> None:
         """Add hosts and networks to the allow list: no ban of any list has an effect on them from now on."""
         with self._lock:
-            backend = self._ready()
+            opened = self._ready()
             for kind, key in [read_address(each) for each in addresses]:
-                backend.allow(kind, key)
-            self._refresh(backend)
+                opened.backend.allow(kind, key)
+            opened.refresh()
 
     def disallow(self, *addresses: Given) -> int:
         """Take hosts and networks out of the allow list; how many were in."""
         with self._lock:
-            backend = self._ready()
-            removed = sum(backend.disallow(*read_address(each)) for each in addresses)
-            self._refresh(backend)
+            opened = self._ready()
+            removed = sum(opened.backend.disallow(*read_address(each)) for each in addresses)
+            opened.refresh()
             return removed
 
     def close(self) -> None:
         """Let go of the kernel; every ban stays in force. Idempotent."""
         with self._lock:
-            backend, self._backend = self._backend, None
-            self._let_go()
-            if backend is not None:
-                backend.close()
+            opened, self._opened = self._opened, None
+            if opened is not None:
+                opened.close()
 
     def remove(self) -> None:
         """Take the list down, bans, rules and all. Idempotent."""
         with self._lock:
-            opened = self._backend
-            backend = opened or choose(self.name, self._asked)[0]
-            if opened is not None or backend.exists():
-                if opened is None:
+            backend = self._opened.backend if self._opened is not None else choose(self.name, self._asked)[0]
+            try:
+                if self._opened is None and backend.exists():
                     backend.open(None, self._size, None)
-                backend.destroy()
-            backend.close()
-            self._backend = None
-            self._let_go()
+                    backend.destroy()
+                elif self._opened is not None:
+                    backend.destroy()
+            finally:
+                backend.close()
+                self.close()
 
     def __enter__(self) -> Self:
         return self.open()
@@ -383,63 +358,43 @@ class BanList:
         self.close()
 
     def __repr__(self) -> str:
-        return f"<BanList {self.name} {self.backend}{'' if self._backend else ' closed'}>"
+        return f"<BanList {self.name} {self.backend}{'' if self._opened else ' closed'}>"
 
-    def _ready(self) -> Backend:
-        if self._backend is None:
+    def _ready(self) -> Opened:
+        if self._opened is None:
             raise ListGoneError(self.name)
         if self._stale:  # sockets are not shared with the process that this one was forked from
             self._stale = False
-            self._backend.close()
-            self._let_go()
-            self._backend.open(None, self._size, None)
-            self._look_around(self._backend)
-        return self._backend
+            before = self._opened
+            before.close()
+            policy = before.backend.open(None, self._size, None)
+            self._opened = Opened(before.backend, before.reason, policy, self._default_ms)
+        return self._opened
 
-    def _look_around(self, backend: Backend) -> None:
-        """Look at what else there is in the network namespace that the list is in, and was opened in."""
-        self._ban_host = backend.ban_host
-        if self._guarded is None:
-            self._guarded = Guarded()
-        if self._killer is None and self.policy.kill:
-            self._killer = Killer(self.policy.services)
-        for kind, key in self._guarded.gateways():
-            backend.except_for(kind, key, _GATEWAY_MS, "gateway")
-        self._refresh(backend)
+    def _backend(self) -> Backend:
+        return self._ready().backend
 
-    def _let_go(self) -> None:
-        guarded, self._guarded = self._guarded, None
-        killer, self._killer = self._killer, None
-        if guarded is not None:
-            guarded.close()
-        if killer is not None:
-            killer.close()
-
-    def _refresh(self, backend: Backend) -> None:
-        """Read the allow list and the host's addresses again; others change them."""
-        assert self._guarded is not None
-        self._guarded.refresh(backend.allowed())
-        self._guards = self._guarded.all
-        self._fresh_until = time.monotonic() + _FRESH_SECONDS
-
-    def _forced(self) -> Guards:
-        assert self._guarded is not None
-        return self._guarded.forced
+    def _make(self, backend: Backend, allowed: list[tuple[Kind, bytes]]) -> Policy:
+        # without a timeout, an adopted list keeps the one that it has
+        list_timeout_ms = self._default_ms if backend.limits.list_timeout and self.timeout is not None else None
+        policy = backend.open(self._policy, self._size, list_timeout_ms)
+        for kind, key in allowed:
+            backend.allow(kind, key)
+        return policy
 
     def _ban_chunk(
         self,
-        backend: Backend,
+        opened: Opened,
         chunk: list[GivenBan],
         timeout: float | None,
         force: bool,
         refused: list[tuple[object, NfkeepError]],
     ) -> int:
         """Add to `refused`; how many are in force now."""
-        default = self._timeout_ms(backend, timeout)
-        givens, timeouts = with_timeouts(chunk, default, lambda own: self._timeout_ms(backend, own), refused)
-        guards = self._forced() if force else self._guards
+        backend, default = opened.backend, opened.timeout_ms(timeout)
+        givens, timeouts = with_timeouts(chunk, default, opened.timeout_ms, refused)
         banned = 0
-        for kind, keys, positions in by_kind(givens, guards, self._guarded, refused):
+        for kind, keys, positions in by_kind(givens, opened.guards_for(force), opened.guarded, refused):
             if kind not in backend.limits.kinds:
                 refused += [(givens[at], unsupported(kind, backend)) for at in positions]
                 continue
@@ -447,37 +402,10 @@ class BanList:
             added = backend.add(kind, keys, each)
             refused += [(givens[positions[at]], error) for at, error in added.refused]
             banned += added.banned
-            if self._killer is not None:
+            if opened.killer is not None:
                 size = kind.key_bytes
-                self._killer.kill([(kind, keys[at : at + size]) for at in range(0, len(keys), size)])
+                opened.killer.kill([(kind, keys[at : at + size]) for at in range(0, len(keys), size)])
         return banned
-
-    def _timeout_ms(self, backend: Backend, timeout: float | None) -> int:
-        if timeout is None:
-            return self._plain_ms
-        wanted = milliseconds(timeout)
-        if wanted and not backend.limits.timeout_ms:
-            if backend.limits.list_timeout and wanted == self._default_ms:
-                return 0
-            raise UnsupportedError(
-                f"{backend.kind_name} keeps no time for single bans: give the list a timeout, or use nft or ipset",
-                "timeout of a ban",
-            )
-        if wanted > backend.limits.timeout_ms:
-            raise InvalidBanError(f"{timeout:g} s is longer than {backend.kind_name} can keep a ban")
-        return wanted
-
-    def _list_timeout_ms(self, backend: Backend) -> int | None:
-        """What the list as a whole is to have; None leaves what there is."""
-        return self._default_ms if backend.limits.list_timeout and self.timeout is not None else None
-
-    def _check_timeout(self, backend: Backend) -> None:
-        if self.timeout is not None and not backend.limits.list_timeout:
-            self._timeout_ms(backend, self.timeout)
-
-
-def _the_long_way(text: bytes, guards: Guards, timeout_ms: int) -> bool:
-    return False
 
 
 _open_lists: weakref.WeakSet[BanList] = weakref.WeakSet()
@@ -486,7 +414,8 @@ _open_lists: weakref.WeakSet[BanList] = weakref.WeakSet()
 def _after_fork() -> None:
     for each in list(_open_lists):
         each._stale = True
-        each._fresh_until = 0.0
+        if each._opened is not None:
+            each._opened.fresh_until = 0.0
         each._lock = threading.RLock()  # the thread that may have held it is not in this process
 
 
