@@ -78,7 +78,7 @@ def trial(python: str, action: str) -> Trial:
     program = f"{finder}\nprint(sys.version.split()[0])\n{_IMPORTS}"
     try:
         # isolated: as a service has it, without this shell's variables; from nowhere that has packages by chance
-        done = subprocess.run([python, "-I", "-c", program], capture_output=True, text=True, cwd="/", check=False)
+        done = subprocess.run([python, "-I", "-B", "-c", program], capture_output=True, text=True, cwd="/", check=False)
     except OSError as error:
         return Trial(python, "", f"{python} cannot be run: {error.strerror}")
     version = done.stdout.strip()
