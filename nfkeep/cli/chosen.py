@@ -106,5 +106,6 @@ def _lines() -> Iterator[str]:
 
 
 def say(message: object) -> None:
-    """One line on stderr."""
+    """One line on stderr, behind what was printed on stdout before it."""
+    sys.stdout.flush()
     print(f"nfkeep: {plain(' '.join(str(message).split()))}", file=sys.stderr)
