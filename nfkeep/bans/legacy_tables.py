@@ -41,7 +41,8 @@ def change(table: str, family: Family, edit: Callable[[Transaction, TableHandle]
             if not tries_left:
                 raise
         except CommitError as error:
-            if not (error.applied and error.errno == errno.EAGAIN and tries_left):
+            # the counters were for a table with another number of rules (do_add_counters() in ip_tables.c)
+            if not (error.applied and error.errno in (errno.EAGAIN, errno.EINVAL) and tries_left):
                 raise
 
 
