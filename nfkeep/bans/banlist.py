@@ -29,6 +29,7 @@ from nfkeep.bans.given import (
     read_address,
     read_item,
     read_policy,
+    several,
     unsupported,
 )
 from nfkeep.bans.guards import NO_GUARDS
@@ -103,7 +104,7 @@ class BanList:
         if not isinstance(size, int) or not 1 <= size <= 1 << 24:
             raise InvalidListError(f"a list cannot have a size of {size!r:.40}; it is from 1 to {1 << 24}")
         self._size = size
-        self._allow = [*allow]
+        self._allow = [*several(allow)]
         self._opened: Opened | None = None
         self._stale = False
         self._lock = threading.RLock()
@@ -213,7 +214,7 @@ class BanList:
         """
         refused: list[tuple[object, NfkeepError]] = []
         banned = 0
-        rest = iter(bans)
+        rest = iter(several(bans))
         while chunk := list(itertools.islice(rest, _AT_ONCE)):
             with self._lock:
                 opened = self._ready()
@@ -228,7 +229,7 @@ class BanList:
         """Lift many bans; how many there were. RefusedBansError tells of what is no address, when all else is done."""
         refused: list[tuple[object, NfkeepError]] = []
         removed = 0
-        rest = iter(addresses)
+        rest = iter(several(addresses))
         while chunk := list(itertools.islice(rest, _AT_ONCE)):
             with self._lock:
                 backend = self._backend()
@@ -283,7 +284,7 @@ class BanList:
             opened.refresh()
             backend = opened.backend
             goal: dict[tuple[Kind, bytes], Wanted] = {}
-            for item in wanted:
+            for item in several(wanted):
                 given, timeout, timed = read_item(item)
                 key = read_address(given, opened.guards, opened.guarded)
                 if key[0] not in backend.limits.kinds:
@@ -324,7 +325,8 @@ class BanList:
         """Take hosts and networks out of the allow list; how many were in."""
         with self._lock:
             opened = self._ready()
-            removed = sum(opened.backend.disallow(*read_address(each)) for each in addresses)
+            entries = [read_address(each) for each in addresses]
+            removed = sum(opened.backend.disallow(*entry) for entry in entries)
             opened.refresh()
             return removed
 

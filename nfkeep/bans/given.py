@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar, get_args
 
 from nfkeep.bans.backend import Backend
 from nfkeep.bans.guards import NO_GUARDS, Guarded, refusal
 from nfkeep.bans.values import Action, Address, Ban, Element, Kind, Policy, Rejection, address_of, services
-from nfkeep.errors import InvalidBanError, InvalidListError, NfkeepError, UnsupportedError
+from nfkeep.errors import InvalidAddressError, InvalidBanError, InvalidListError, NfkeepError, UnsupportedError
 from nfkeep.nft.addresses import Guards, parse
 
 Given: TypeAlias = str | Address
@@ -20,6 +20,7 @@ Given: TypeAlias = str | Address
 GivenBan: TypeAlias = Given | tuple[Given, float | None] | Ban
 """An address, an address and its timeout in seconds (None: for ever), or a ban with what is left of it."""
 
+_Item = TypeVar("_Item")
 _KINDS = tuple(Kind)
 _LONGEST_SECONDS = 1 << 40
 
@@ -31,6 +32,16 @@ def read_address(given: object, guards: Guards = NO_GUARDS, guarded: Guarded | N
     if kind >= 0:
         return _KINDS[kind], key
     raise refusal(given, -kind, guarded)
+
+
+def several(given: Iterable[_Item]) -> Iterable[_Item]:
+    """What was given, if it is several; a single address would be taken for its letters, or a network for its hosts.
+
+    Raises InvalidAddressError.
+    """
+    if isinstance(given, (str, bytes, *get_args(Address))):
+        raise InvalidAddressError(given, "this is one address, where several are to be given")
+    return given
 
 
 def read_policy(
