@@ -114,8 +114,8 @@ class Backend(Protocol):
     def allow(self, kind: Kind, keys: bytes) -> None:
         """Add to the allow list: no ban of any list has an effect on these any more."""
 
-    def except_for(self, kind: Kind, keys: bytes, timeout_ms: int, comment: str) -> None:
-        """Let these through for a time although a network around them is banned; where entries have no time, nothing.
+    def except_for(self, kind: Kind, key: bytes, timeout_ms: int, comment: str) -> None:
+        """Let it through for a time although a network around them is banned; where entries have no time, nothing.
 
         For what the host needs and may not have tomorrow: its gateways.
         """

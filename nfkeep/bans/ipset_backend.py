@@ -213,7 +213,7 @@ class IpsetBackend:
         with self._open().inside():
             self._rules.allow(kind, keys)
 
-    def except_for(self, kind: Kind, keys: bytes, timeout_ms: int, comment: str) -> None:
+    def except_for(self, kind: Kind, key: bytes, timeout_ms: int, comment: str) -> None:
         """As Backend.except_for: rules have no time."""
 
     def disallow(self, kind: Kind, keys: bytes) -> int:

@@ -181,9 +181,11 @@ class NftBackend:
         for _, error in added.refused:
             raise error
 
-    def except_for(self, kind: Kind, keys: bytes, timeout_ms: int, comment: str) -> None:
-        """As Backend.except_for."""
-        self._allow_sets().add(kind, keys, timeout_ms, _userdata(comment))
+    def except_for(self, kind: Kind, key: bytes, timeout_ms: int, comment: str) -> None:
+        """As Backend.except_for. What somebody has allowed stays allowed for ever."""
+        there = self._allow_sets().get(kind, key)
+        if there is None or there.timeout_ms:
+            self._allow_sets().add(kind, key, timeout_ms, _userdata(comment))
 
     def disallow(self, kind: Kind, keys: bytes) -> int:
         """As Backend.disallow."""

@@ -341,7 +341,16 @@ def test_gateway_in_a_banned_network(
     echo_server(gateway.server, family, "tcp", server, 80)
     bans = make_list(gateway.server)
     bans.ban(ipaddress.ip_network(f"{server}/{64 if family is Family.IPV6 else 24}", strict=False))
-    assert f"{gateway.gateway_server_side_address(family)}" in map(str, bans.allowed())
+    own_gateway = str(gateway.gateway_server_side_address(family))
+    assert own_gateway in map(str, bans.allowed())
+    bans.allow(own_gateway)
+    with gateway.server:
+        bans.open()
+    listed = gateway.server.run("nft list table inet nfkeep").stdout
+    assert f"{own_gateway} timeout" not in listed  # what somebody allows stays so, also if it is a gateway
+    bans.disallow(own_gateway)
+    with gateway.server:
+        bans.open()
     bans.ban_many([f"{each}/32" for each in gateway.client_addresses(Family.IPV4)])
     bans.ban_many([f"{each}/128" for each in gateway.client_addresses(Family.IPV6)])
     assert len(dialer(gateway.gateway, family, "tcp", server, 80, 1, timeout=1)) == 1
