@@ -13,8 +13,14 @@ typedef struct nfk_table nfk_table;
 struct nfk_hit {
     uint32_t chain;
     uint32_t position;
-    const void *entry; /* owned by the table, valid until it changes or closes */
-    int jump;          /* whether the rule goes to a user chain */
+    const void *rule; /* owned by the table, valid until it changes or closes */
+    size_t size;
+};
+
+/* A table's bytes as the kernel has them, and where its base chains begin and end; -1 for a hook without one. */
+struct nfk_layout {
+    const unsigned char *entries;
+    uint32_t size, number, valid_hooks, hook_entry[5], underflow[5];
 };
 
 /* What came of a text function: `failed` and the reason, or the entry, or the text. */
@@ -34,38 +40,47 @@ void nfk_rule_format(int family, const void *entry, size_t length, struct nfk_te
 void nfk_target_known(int family, const char *name, struct nfk_text *out);
 void nfk_text_free(struct nfk_text *out);
 
-/* A table as libiptc read it, with the kernel's bytes of that moment kept beside it. */
+/* A table taken apart, with the kernel's bytes of that moment kept beside it. */
 nfk_table *nfk_table_open(int family, const char *name, int *error);
 void nfk_table_close(nfk_table *table);
 /* 1: the kernel's table is, but for counters, as it was when opened; 0: it is not; negative: -errno. */
 int nfk_table_unchanged(nfk_table *table);
-/* Writes the table. On failure *applied says whether the new rules are live all the same. */
+/* Writes the table, once. On failure *applied says whether the new rules are live all the same. */
 int nfk_table_commit(nfk_table *table, int *applied);
-/* libiptc's words for the error of the call just made on this table. */
-const char *nfk_table_strerror(nfk_table *table, int error);
+/* After a commit: the table as it was when opened, counters going on. */
+int nfk_table_revert(nfk_table *table);
+/* The bytes of the moment of opening; they belong to the table. */
+void nfk_table_layout(nfk_table *table, struct nfk_layout *layout);
+/* Puts earlier bytes in the place of everything; EINVAL if they are no table of this kind. */
+int nfk_table_load(nfk_table *table, const struct nfk_layout *layout);
+/* Adds, modulo 2^64, to the counters of the entries that the kernel has now; EINVAL if it has another number. */
+int nfk_table_count(nfk_table *table, const uint64_t *packets, const uint64_t *bytes, uint32_t number);
 
-const char *nfk_chain_first(nfk_table *table);
-const char *nfk_chain_next(nfk_table *table);
+/* Chains in table order: base chains by hook, then user chains. NULL behind the last one. */
+const char *nfk_chain_name(nfk_table *table, size_t index);
 int nfk_chain_exists(nfk_table *table, const char *chain);
-int nfk_chain_builtin(nfk_table *table, const char *chain);
 /* NULL for a user chain. */
 const char *nfk_chain_policy(nfk_table *table, const char *chain, uint64_t *packets, uint64_t *bytes);
 
-const void *nfk_rule_first(nfk_table *table, const char *chain);
-const void *nfk_rule_next(nfk_table *table, const void *entry);
-size_t nfk_rule_size(nfk_table *table, const void *entry);
-/* Copies an entry in the project's own form into nfk_rule_size() bytes. */
-void nfk_rule_copy(nfk_table *table, const void *entry, void *into, uint64_t *packets, uint64_t *bytes);
+/* How many rules a chain has; -1 without such a chain. */
+int64_t nfk_chain_rules(nfk_table *table, const char *chain);
+/* A rule, valid until the table changes, and how many bytes it takes; NULL if there is none. */
+const void *nfk_rule_at(nfk_table *table, const char *chain, size_t index, size_t *size);
+/* Copies a rule in the project's own form. */
+void nfk_rule_copy(nfk_table *table, const void *rule, void *into, uint64_t *packets, uint64_t *bytes);
+/* After a commit: what the entry that a rule carries on had counted when it was replaced; 0 if it carries on none. */
+int nfk_rule_replaced(nfk_table *table, const char *chain, size_t index, uint64_t *packets, uint64_t *bytes);
 
-/* Changes to the copy in memory; `index` counts from 0. */
-int nfk_rule_append(nfk_table *table, const char *chain, const void *entry, size_t length,
+/* Changes to the copy in memory; `index` counts from 0, -1 appends. */
+int nfk_rule_insert(nfk_table *table, const char *chain, int64_t index, const void *entry, size_t length,
                     uint64_t packets, uint64_t bytes);
-int nfk_rule_insert(nfk_table *table, const char *chain, unsigned int index, const void *entry, size_t length,
-                    uint64_t packets, uint64_t bytes);
-int nfk_rule_replace(nfk_table *table, const char *chain, unsigned int index, const void *entry, size_t length,
+int nfk_rule_replace(nfk_table *table, const char *chain, size_t index, const void *entry, size_t length,
                      uint64_t packets, uint64_t bytes);
-int nfk_rule_delete(nfk_table *table, const char *chain, const void *entry, size_t length);
-int nfk_rule_delete_at(nfk_table *table, const char *chain, unsigned int index);
+/* Gives a rule other bytes; its counters go on. */
+int nfk_rule_rewrite(nfk_table *table, const char *chain, size_t index, const void *entry, size_t length);
+/* The index of the first rule that is the same; -1 with *error set. */
+int64_t nfk_rule_find(nfk_table *table, const char *chain, const void *entry, size_t length, int *error);
+int nfk_rule_delete_at(nfk_table *table, const char *chain, size_t index);
 int nfk_chain_flush(nfk_table *table, const char *chain);
 int nfk_chain_zero(nfk_table *table, const char *chain);
 int nfk_chain_create(nfk_table *table, const char *chain);
@@ -73,9 +88,12 @@ int nfk_chain_delete(nfk_table *table, const char *chain);
 int nfk_chain_rename(nfk_table *table, const char *chain, const char *name);
 int nfk_chain_set_policy(nfk_table *table, const char *chain, const char *policy);
 
-/* All rules that carry a match or target of one of `names`, and all that go to a user chain. */
-int nfk_table_scan(nfk_table *table, const char *const *names, size_t count, struct nfk_hit **hits, size_t *found);
+/* All rules that carry a match or target of one of `names`, and, with `jumps`, all that go to a user chain. */
+int nfk_table_scan(nfk_table *table, const char *const *names, size_t count, int jumps, struct nfk_hit **hits,
+                   size_t *found);
 void nfk_hits_free(struct nfk_hit *hits);
+/* Whether any rule does. */
+int nfk_table_has(nfk_table *table, const char *const *names, size_t count);
 
 /* One command to the open file of a list of xt_recent, in a turn of its own: 1 done; 0 another program has had one since,
  * and nothing was done; -errno. */

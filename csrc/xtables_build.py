@@ -1,4 +1,4 @@
-"""Builds nfkeep.xtables._xtables: libiptc for tables, libxtables for rule text, behind a small C surface."""
+"""Builds nfkeep.xtables._xtables: the kernel's tables, and libxtables for rule text, behind a small C surface."""
 
 import pathlib
 import subprocess
@@ -24,15 +24,18 @@ ffi.set_source(
         "csrc/xtables_print.c",
         "csrc/xtables_options.c",
         "csrc/xtables_targets.c",
+        "csrc/xtables_image.c",
+        "csrc/xtables_chains.c",
         "csrc/xtables_table.c",
+        "csrc/xtables_load.c",
         "csrc/xtables_commit.c",
         "csrc/xtables_scan.c",
         "csrc/xtables_recent.c",
     ],
     include_dirs=["csrc"],
-    depends=["csrc/xtables_world.h", "csrc/xtables_text.h", "csrc/xtables_api.h", "csrc/xtables_table.h"],
+    depends=[f"csrc/xtables_{name}.h" for name in ("world", "text", "api", "image", "table")],
     define_macros=[("NFK_XTABLES_LIBDIR", f'"{extensions_folder()}"')],
-    libraries=["ip4tc", "ip6tc", "xtables"],
+    libraries=["xtables"],
     extra_compile_args=["-Wall", "-Wextra", "-O2"],
 )
 

@@ -1,187 +1,305 @@
 /*
- * What a table is in the kernel: reading its bytes, telling whether they changed, and writing the table anew with all
- * counters.  libiptc lets the counters of policies begin anew at every commit (__iptcc_p_del_policy() maps them as
- * zeroed), so these are added again here: it has by then added what came between its reading and the replace.
+ * A table written: its chains laid out as the kernel wants them, one replace, and the counters of everything that was
+ * there before.  The kernel hands out the old counters when the last CPU has left the old rules, and the new ones start
+ * at zero (xt_replace_table() in net/netfilter/x_tables.c), so that adding them up loses no packet and counts none twice.
  */
 #include <errno.h>
 #include <sys/socket.h>
 
 #include "xtables_table.h"
 
-/* The counters of the policies as libiptc read them, each at its entry's place in the new table. */
-struct policies {
-    struct xt_counters_info *counters;
-    size_t used; /* places up to the last policy */
+/* struct ip6t_replace has the same layout (linux/netfilter_ipv6/ip6_tables.h). */
+struct written {
+    struct ipt_replace *replace;
+    size_t size;
+    struct rule **rules; /* by entry; NULL: not one of ours to count */
 };
 
-static const char *const hook_names[NF_INET_NUMHOOKS] = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"};
+static size_t error_size(int family)
+{
+    return nfk_head_size(family) + XT_ALIGN(sizeof(struct xt_error_target));
+}
 
-int nfk_read_kernel(const nfk_table *table, struct nfk_image *image)
+static size_t standard_size(int family)
+{
+    return nfk_head_size(family) + XT_ALIGN(sizeof(struct xt_standard_target));
+}
+
+/* Says where every chain will lie; the number of bytes, and of entries. */
+static size_t lay_out(nfk_table *table, uint32_t *entries)
+{
+    size_t at = 0;
+
+    *entries = 1; /* the one that ends the table */
+    for (size_t i = 0; i < table->chain_count; i++) {
+        struct chain *chain = table->chains[i];
+
+        if (chain->hook < 0)
+            at += error_size(table->family);
+        chain->start = at;
+        for (size_t k = 0; k < chain->count; k++)
+            at += chain->rules[k].size;
+        at += standard_size(table->family);
+        *entries += chain->count + (chain->hook < 0 ? 2 : 1);
+    }
+    return at + error_size(table->family);
+}
+
+static void write_head(int family, unsigned char *into, size_t target_size)
+{
+    size_t head = nfk_head_size(family);
+
+    if (family == AF_INET6) {
+        ((struct ip6t_entry *)into)->target_offset = head;
+        ((struct ip6t_entry *)into)->next_offset = head + target_size;
+    } else {
+        ((struct ipt_entry *)into)->target_offset = head;
+        ((struct ipt_entry *)into)->next_offset = head + target_size;
+    }
+    nfk_target(family, into)->u.target_size = target_size;
+}
+
+static size_t write_error(int family, unsigned char *into, const char *name)
+{
+    struct xt_error_target *target;
+
+    write_head(family, into, XT_ALIGN(sizeof(*target)));
+    target = (struct xt_error_target *)nfk_target(family, into);
+    strcpy(target->target.u.user.name, XT_ERROR_TARGET);
+    strcpy(target->errorname, name);
+    return error_size(family);
+}
+
+/* The end of a chain: a base chain's policy, or RETURN. */
+static size_t write_end(int family, unsigned char *into, int32_t verdict)
+{
+    write_head(family, into, XT_ALIGN(sizeof(struct xt_standard_target)));
+    ((struct xt_standard_target *)nfk_target(family, into))->verdict = verdict;
+    return standard_size(family);
+}
+
+static size_t write_rule(int family, unsigned char *base, size_t at, const struct rule *rule)
+{
+    unsigned char *into = base + at;
+    struct xt_standard_target *target;
+
+    memcpy(into, rule->bytes, rule->size);
+    memset(nfk_counters(family, into), 0, sizeof(struct xt_counters));
+    if (rule->ending == TO_EXTENSION)
+        return rule->size;
+    target = (struct xt_standard_target *)nfk_target(family, into);
+    target->verdict = rule->ending == TO_VERDICT ? rule->verdict
+                    : rule->ending == TO_CHAIN   ? (int32_t)rule->jump->start
+                                                 : (int32_t)(at + rule->size);
+    return rule->size;
+}
+
+static void write_chains(nfk_table *table, struct written *out)
+{
+    unsigned char *base = (unsigned char *)out->replace->entries;
+    uint32_t entry = 0;
+    size_t at = 0;
+
+    for (size_t i = 0; i < table->chain_count; i++) {
+        struct chain *chain = table->chains[i];
+
+        if (chain->hook < 0) {
+            at += write_error(table->family, base + at, chain->name);
+            entry++;
+        } else {
+            out->replace->hook_entry[chain->hook] = at;
+        }
+        for (size_t k = 0; k < chain->count; k++) {
+            at += write_rule(table->family, base, at, &chain->rules[k]);
+            out->rules[entry++] = &chain->rules[k];
+        }
+        if (chain->hook >= 0) {
+            out->replace->underflow[chain->hook] = at;
+            out->rules[entry] = &chain->policy;
+        }
+        at += write_end(table->family, base + at, chain->hook >= 0 ? chain->policy.verdict : XT_RETURN);
+        entry++;
+    }
+    write_error(table->family, base + at, XT_ERROR_TARGET);
+}
+
+static void written_free(struct written *out)
+{
+    free(out->replace);
+    free(out->rules);
+}
+
+static int write_out(nfk_table *table, struct written *out)
+{
+    uint32_t entries;
+    size_t size = lay_out(table, &entries);
+
+    if (size > INT32_MAX)
+        return E2BIG;
+    out->size = sizeof(*out->replace) + size;
+    out->replace = calloc(1, out->size);
+    out->rules = calloc(entries, sizeof(*out->rules));
+    if (!out->replace || !out->rules)
+        return ENOMEM;
+    strcpy(out->replace->name, table->name);
+    out->replace->valid_hooks = table->image.valid_hooks;
+    out->replace->num_entries = entries;
+    out->replace->size = size;
+    write_chains(table, out);
+    return 0;
+}
+
+static int set_option(const nfk_table *table, int option4, int option6, const void *data, size_t size)
 {
     bool v6 = table->family == AF_INET6;
-    int level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
-    struct ipt_getinfo info;
-    struct ipt_get_entries *entries;
-    socklen_t size;
+
+    if (setsockopt(table->fd, v6 ? IPPROTO_IPV6 : IPPROTO_IP, v6 ? option6 : option4, data, size) < 0)
+        return errno;
+    return 0;
+}
+
+/* What each rule goes on from, by entry. */
+static void carry(const nfk_table *table, const struct written *out, struct xt_counters *counters)
+{
+    for (uint32_t i = 0; i < out->replace->num_entries; i++) {
+        const struct rule *rule = out->rules[i];
+
+        if (!rule)
+            continue;
+        counters[i] = rule->extra;
+        if (rule->was) {
+            counters[i].pcnt += table->replaced[rule->was - 1].pcnt;
+            counters[i].bcnt += table->replaced[rule->was - 1].bcnt;
+        }
+    }
+}
+
+static int add_counters(const nfk_table *table, uint32_t number, const struct xt_counters *counters)
+{
+    struct xt_counters_info *info;
     int error;
 
-    /* struct ip6t_getinfo and ip6t_get_entries have the same layout (linux/netfilter_ipv6/ip6_tables.h). */
-    for (int attempt = 0; attempt < 8; attempt++) {
-        memset(&info, 0, sizeof(info));
-        strcpy(info.name, table->name);
-        size = sizeof(info);
-        if (getsockopt(table->fd, level, v6 ? IP6T_SO_GET_INFO : IPT_SO_GET_INFO, &info, &size) < 0)
-            return errno;
-        entries = calloc(1, sizeof(*entries) + info.size);
-        if (!entries)
-            return ENOMEM;
-        strcpy(entries->name, table->name);
-        entries->size = info.size;
-        size = sizeof(*entries) + info.size;
-        if (getsockopt(table->fd, level, v6 ? IP6T_SO_GET_ENTRIES : IPT_SO_GET_ENTRIES, entries, &size) == 0) {
-            image->entries = entries;
-            image->size = info.size;
-            return 0;
-        }
-        error = errno;
-        free(entries);
-        if (error != EAGAIN) /* EAGAIN: it changed its size between the two calls */
-            return error;
-    }
-    return EAGAIN;
+    info = malloc(sizeof(*info) + number * sizeof(*counters));
+    if (!info)
+        return ENOMEM;
+    memset(info, 0, sizeof(*info));
+    strcpy(info->name, table->name);
+    info->num_counters = number;
+    memcpy(info->counters, counters, number * sizeof(*counters));
+    error = set_option(table, IPT_SO_SET_ADD_COUNTERS, IP6T_SO_SET_ADD_COUNTERS, info,
+                       sizeof(*info) + number * sizeof(*counters));
+    free(info);
+    return error;
 }
 
-static bool same_but_for_counters(int family, const struct nfk_image *left, const struct nfk_image *right)
+/* One replace and its counters. `old`: entries in the kernel now; their last counters go to table->replaced. */
+static int replace(nfk_table *table, struct written *out, uint32_t old, int *applied)
 {
-    size_t counters = family == AF_INET6 ? offsetof(struct ip6t_entry, counters) : offsetof(struct ipt_entry, counters);
-    size_t head = nfk_head_size(family), at = 0, next;
-
-    if (left->size != right->size)
-        return false;
-    while (at < left->size) {
-        const unsigned char *a = (const unsigned char *)left->entries->entrytable + at;
-        const unsigned char *b = (const unsigned char *)right->entries->entrytable + at;
-
-        if (left->size - at < head)
-            return false;
-        next = nfk_next_offset(family, a);
-        if (next < head || next > left->size - at || memcmp(a, b, counters) != 0
-            || memcmp(a + head, b + head, next - head) != 0)
-            return false;
-        at += next;
-    }
-    return true;
-}
-
-static int hook_of(const char *chain)
-{
-    for (int hook = 0; hook < NF_INET_NUMHOOKS; hook++)
-        if (strcmp(hook_names[hook], chain) == 0)
-            return hook;
-    return -1;
-}
-
-void nfk_forget_policy_counters(nfk_table *table, const char *chain)
-{
-    int hook = hook_of(chain);
-
-    if (hook >= 0)
-        table->policy_set[hook] = true;
-}
-
-static size_t count_rules(nfk_table *table, const char *chain)
-{
-    size_t rules = 0;
-
-    for (const void *entry = nfk_rule_first(table, chain); entry; entry = nfk_rule_next(table, entry))
-        rules++;
-    return rules;
-}
-
-/* libiptc writes the base chains first, in order, each as its rules and then its policy. */
-static bool policies_gather(nfk_table *table, struct policies *kept)
-{
-    size_t at = 0, places = 0;
-
-    for (const char *chain = nfk_chain_first(table); chain && hook_of(chain) >= 0; chain = nfk_chain_next(table))
-        places += count_rules(table, chain) + 1;
-    kept->counters = calloc(1, sizeof(*kept->counters) + places * sizeof(struct xt_counters));
-    if (!kept->counters)
-        return false;
-    for (const char *chain = nfk_chain_first(table); chain && hook_of(chain) >= 0; chain = nfk_chain_next(table)) {
-        uint64_t packets = 0, bytes = 0;
-
-        at += count_rules(table, chain) + 1;
-        nfk_chain_policy(table, chain, &packets, &bytes);
-        if (table->policy_set[hook_of(chain)] || !packets)
-            continue;
-        kept->counters->counters[at - 1].pcnt = packets;
-        kept->counters->counters[at - 1].bcnt = bytes;
-        kept->used = at;
-    }
-    return true;
-}
-
-static int policies_put_back(nfk_table *table, struct policies *kept)
-{
-    bool v6 = table->family == AF_INET6;
-    int level = v6 ? IPPROTO_IPV6 : IPPROTO_IP;
-    struct xt_counters_info *all;
-    struct ipt_getinfo info = {0};
-    socklen_t size = sizeof(info);
+    struct xt_counters *counters = calloc(out->replace->num_entries, sizeof(*counters));
     int error = 0;
 
-    if (!kept->used)
-        return 0;
-    strcpy(info.name, table->name);
-    if (getsockopt(table->fd, level, v6 ? IP6T_SO_GET_INFO : IPT_SO_GET_INFO, &info, &size) < 0)
-        return errno;
-    /* The kernel wants a place for every entry there is. */
-    size = sizeof(*all) + info.num_entries * sizeof(struct xt_counters);
-    all = calloc(1, size);
-    if (!all)
-        return ENOMEM;
-    strcpy(all->name, table->name);
-    all->num_counters = info.num_entries;
-    memcpy(all->counters, kept->counters->counters,
-           (kept->used < info.num_entries ? kept->used : info.num_entries) * sizeof(struct xt_counters));
-    if (setsockopt(table->fd, level, v6 ? IP6T_SO_SET_ADD_COUNTERS : IPT_SO_SET_ADD_COUNTERS, all, size) < 0)
-        error = errno;
-    free(all);
+    free(table->replaced);
+    table->replaced = calloc(old, sizeof(*table->replaced));
+    if (!counters || !table->replaced)
+        error = ENOMEM;
+    if (!error) {
+        out->replace->num_counters = old;
+        out->replace->counters = table->replaced;
+        error = set_option(table, IPT_SO_SET_REPLACE, IP6T_SO_SET_REPLACE, out->replace, out->size);
+        *applied = !error;
+    }
+    if (!error) {
+        carry(table, out, counters);
+        error = add_counters(table, out->replace->num_entries, counters);
+    }
+    free(counters);
+    return error;
+}
+
+int nfk_table_commit(nfk_table *table, int *applied)
+{
+    struct written out = {0};
+    int error = write_out(table, &out);
+
+    *applied = 0;
+    if (!error)
+        error = replace(table, &out, table->image.number, applied);
+    table->written = *applied ? out.replace->num_entries : 0;
+    written_free(&out);
+    return error;
+}
+
+/* The image again: what its entries had counted in the end, and what has been counted for them since. */
+static void carry_back(const nfk_table *table, struct rule **rules, const struct xt_counters *since,
+                       struct xt_counters *counters)
+{
+    memcpy(counters, table->replaced, table->image.number * sizeof(*counters));
+    for (uint32_t i = 0; i < table->written; i++) {
+        const struct rule *rule = rules[i];
+
+        if (!rule || !rule->was)
+            continue;
+        counters[rule->was - 1].pcnt = since[i].pcnt - rule->extra.pcnt;
+        counters[rule->was - 1].bcnt = since[i].bcnt - rule->extra.bcnt;
+    }
+}
+
+int nfk_table_revert(nfk_table *table)
+{
+    const struct nfk_image *image = &table->image;
+    struct written new = {0};
+    struct ipt_replace *old = calloc(1, sizeof(*old) + image->size);
+    struct xt_counters *since = calloc(table->written + 1, sizeof(*since));
+    struct xt_counters *counters = calloc(image->number, sizeof(*counters));
+    int error = table->written ? write_out(table, &new) : EINVAL; /* once more, to know whose counter is where */
+
+    if (!error && (!old || !since || !counters))
+        error = ENOMEM;
+    if (!error) {
+        strcpy(old->name, table->name);
+        old->valid_hooks = image->valid_hooks;
+        old->num_entries = image->number;
+        old->size = image->size;
+        old->num_counters = table->written;
+        old->counters = since;
+        memcpy(old->hook_entry, image->hook_entry, sizeof(old->hook_entry));
+        memcpy(old->underflow, image->underflow, sizeof(old->underflow));
+        memcpy(old->entries, image->entries, image->size);
+        error = set_option(table, IPT_SO_SET_REPLACE, IP6T_SO_SET_REPLACE, old, sizeof(*old) + image->size);
+    }
+    if (!error) {
+        carry_back(table, new.rules, since, counters);
+        error = add_counters(table, image->number, counters);
+    }
+    written_free(&new);
+    free(old);
+    free(since);
+    free(counters);
     return error;
 }
 
 int nfk_table_unchanged(nfk_table *table)
 {
     struct nfk_image now = {0};
-    int error = nfk_read_kernel(table, &now), same;
+    int error = nfk_image_read(table->family, table->fd, table->name, &now), same;
 
     if (error)
         return -error;
-    same = same_but_for_counters(table->family, &table->image, &now);
-    free(now.entries);
+    same = nfk_image_same(&table->image, &now);
+    nfk_image_free(&now);
     return same;
 }
 
-int nfk_table_commit(nfk_table *table, int *applied)
+int nfk_table_count(nfk_table *table, const uint64_t *packets, const uint64_t *bytes, uint32_t number)
 {
-    struct policies kept = {0};
+    struct xt_counters *counters = calloc(number + 1, sizeof(*counters));
     int error;
 
-    *applied = 0;
-    errno = 0;
-    if (!policies_gather(table, &kept))
+    if (!counters)
         return ENOMEM;
-    if (CALL(table, commit, table->handle)) {
-        *applied = 1;
-        error = policies_put_back(table, &kept);
-        free(kept.counters);
-        return error;
-    }
-    error = errno ? errno : EIO;
-    free(kept.counters);
-    /* libiptc replaces the table and then adds the counters; which of the two failed shows in the kernel only. */
-    *applied = nfk_table_unchanged(table) == 0;
-    errno = error;
+    for (uint32_t i = 0; i < number; i++)
+        counters[i] = (struct xt_counters){packets[i], bytes[i]};
+    error = add_counters(table, number, counters);
+    free(counters);
     return error;
 }

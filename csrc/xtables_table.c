@@ -1,6 +1,5 @@
 /*
- * One table, read and written through libiptc, for either family.  Beside libiptc's copy it keeps the kernel's bytes
- * of the moment of reading, because libiptc itself cannot tell whether another program replaced the table meanwhile.
+ * One table in memory, for either family: opened from the kernel, its rules read, added, replaced and deleted.
  */
 #include <errno.h>
 #include <sys/socket.h>
@@ -8,131 +7,117 @@
 
 #include "xtables_table.h"
 
-nfk_table *nfk_table_open(int family, const char *name, int *error)
+static nfk_table *new_table(int family, const char *name, int *error)
 {
     nfk_table *table = calloc(1, sizeof(*table));
 
-    *error = ENOMEM;
+    *error = table ? 0 : ENOMEM;
     if (!table)
         return NULL;
     table->family = family;
     table->fd = -1;
-    if (strlen(name) >= sizeof(table->name)) {
+    if (strlen(name) >= sizeof(table->name))
         *error = ENOENT;
-        goto failed;
+    else
+        strcpy(table->name, name);
+    return table;
+}
+
+nfk_table *nfk_table_open(int family, const char *name, int *error)
+{
+    nfk_table *table = new_table(family, name, error);
+
+    if (table && !*error) {
+        table->fd = socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
+        *error = table->fd < 0 ? errno : nfk_image_read(family, table->fd, name, &table->image);
     }
-    strcpy(table->name, name);
-    table->fd = socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
-    if (table->fd < 0) {
-        *error = errno;
-        goto failed;
-    }
-    *error = nfk_read_kernel(table, &table->image);
-    if (*error)
-        goto failed;
-    table->handle = CALL(table, init, name);
-    if (!table->handle) {
-        *error = errno;
-        goto failed;
+    if (table && !*error && nfk_table_take_apart(table, &table->image, true))
+        *error = EBADMSG;
+    if (*error) {
+        nfk_table_close(table);
+        return NULL;
     }
     return table;
-failed:
-    nfk_table_close(table);
-    return NULL;
 }
 
 void nfk_table_close(nfk_table *table)
 {
+    struct piece *next;
+
     if (!table)
         return;
-    if (table->handle)
-        CALL(table, free, table->handle);
+    nfk_table_drop_chains(table);
+    nfk_image_free(&table->image);
+    for (struct piece *piece = table->memory; piece; piece = next) {
+        next = piece->next;
+        free(piece);
+    }
     if (table->fd >= 0)
         close(table->fd);
-    free(table->image.entries);
+    free(table->replaced);
     free(table);
 }
 
-const char *nfk_table_strerror(nfk_table *table, int error)
+int64_t nfk_chain_rules(nfk_table *table, const char *chain)
 {
-    return CALL(table, strerror, error);
+    const struct chain *found = nfk_chain_find(table, chain);
+
+    return found ? (int64_t)found->count : -1;
 }
 
-const char *nfk_chain_first(nfk_table *table)
+static const char *verdict_name(int32_t verdict)
 {
-    return CALL(table, first_chain, table->handle);
+    switch (verdict) {
+    case -NF_ACCEPT - 1:
+        return "ACCEPT";
+    case -NF_DROP - 1:
+        return "DROP";
+    case -NF_QUEUE - 1:
+        return "QUEUE";
+    default:
+        return "RETURN";
+    }
 }
 
-const char *nfk_chain_next(nfk_table *table)
+const void *nfk_rule_at(nfk_table *table, const char *chain, size_t index, size_t *size)
 {
-    return CALL(table, next_chain, table->handle);
-}
+    const struct chain *found = nfk_chain_find(table, chain);
 
-int nfk_chain_exists(nfk_table *table, const char *chain)
-{
-    return CALL(table, is_chain, chain, table->handle);
-}
-
-int nfk_chain_builtin(nfk_table *table, const char *chain)
-{
-    return CALL(table, builtin, chain, table->handle);
-}
-
-const char *nfk_chain_policy(nfk_table *table, const char *chain, uint64_t *packets, uint64_t *bytes)
-{
-    struct xt_counters counters = {0};
-    const char *policy;
-
-    if (!nfk_chain_builtin(table, chain))
+    if (!found || index >= found->count)
         return NULL;
-    policy = CALL(table, get_policy, chain, &counters, table->handle);
-    *packets = counters.pcnt;
-    *bytes = counters.bcnt;
-    return policy;
+    *size = found->rules[index].size;
+    return &found->rules[index];
 }
 
-const void *nfk_rule_first(nfk_table *table, const char *chain)
+struct xt_counters nfk_rule_counted(int family, const struct rule *rule)
 {
-    return table->family == AF_INET6 ? (const void *)ip6tc_first_rule(chain, table->handle)
-                                     : (const void *)iptc_first_rule(chain, table->handle);
+    struct xt_counters counted = rule->extra;
+
+    if (rule->was) {
+        counted.pcnt += nfk_counters(family, rule->bytes)->pcnt;
+        counted.bcnt += nfk_counters(family, rule->bytes)->bcnt;
+    }
+    return counted;
 }
 
-const void *nfk_rule_next(nfk_table *table, const void *entry)
+void nfk_rule_zero(int family, struct rule *rule)
 {
-    return table->family == AF_INET6 ? (const void *)ip6tc_next_rule(entry, table->handle)
-                                     : (const void *)iptc_next_rule(entry, table->handle);
+    struct xt_counters counted = nfk_rule_counted(family, rule);
+
+    rule->extra.pcnt -= counted.pcnt;
+    rule->extra.bcnt -= counted.bcnt;
 }
 
-size_t nfk_rule_size(nfk_table *table, const void *entry)
+void nfk_rule_copy(nfk_table *table, const void *place, void *into, uint64_t *packets, uint64_t *bytes)
 {
-    return nfk_next_offset(table->family, entry);
-}
-
-const char *nfk_target_name(nfk_table *table, const void *entry)
-{
-    return table->family == AF_INET6 ? ip6tc_get_target(entry, table->handle)
-                                     : iptc_get_target(entry, table->handle);
-}
-
-/* The kernel fills a name up to its NUL only: what follows is whatever libiptc's buffer held. */
-static void clean_name(char *name)
-{
-    size_t length = strnlen(name, XT_EXTENSION_MAXNAMELEN);
-
-    memset(name + length, 0, XT_EXTENSION_MAXNAMELEN - length);
-}
-
-void nfk_rule_copy(nfk_table *table, const void *entry, void *into, uint64_t *packets, uint64_t *bytes)
-{
-    size_t size = nfk_rule_size(table, entry);
-    struct xt_counters *counters = nfk_counters(table->family, into);
+    const struct rule *rule = place;
+    struct xt_counters counted = nfk_rule_counted(table->family, rule);
     struct xt_entry_target *target;
-    const char *name;
 
-    memcpy(into, entry, size);
-    *packets = counters->pcnt;
-    *bytes = counters->bcnt;
-    memset(counters, 0, sizeof(*counters));
+    *packets = counted.pcnt;
+    *bytes = counted.bcnt;
+    memcpy(into, rule->bytes, rule->size);
+    memset(nfk_counters(table->family, into), 0, sizeof(struct xt_counters));
     if (table->family == AF_INET6) {
         ((struct ip6t_entry *)into)->nfcache = 0;
         ((struct ip6t_entry *)into)->comefrom = 0;
@@ -140,164 +125,208 @@ void nfk_rule_copy(nfk_table *table, const void *entry, void *into, uint64_t *pa
         ((struct ipt_entry *)into)->nfcache = 0;
         ((struct ipt_entry *)into)->comefrom = 0;
     }
-    for (size_t at = nfk_head_size(table->family); at < nfk_target_offset(table->family, into);) {
-        struct xt_entry_match *match = (void *)((char *)into + at);
-
-        clean_name(match->u.user.name);
-        at += match->u.match_size;
-    }
     target = nfk_target(table->family, into);
-    clean_name(target->u.user.name);
-    if (target->u.user.name[0])
+    if (rule->ending == TO_EXTENSION)
         return;
-    /* A standard target: the number inside is an offset into the old table, its name is what it means. */
-    name = nfk_target_name(table, entry);
     memset(target->data, 0, target->u.target_size - sizeof(*target));
-    strncpy(target->u.user.name, name, sizeof(target->u.user.name) - 1);
-    target->u.user.revision = nfk_chain_exists(table, name) ? NFK_JUMP : 0;
+    if (rule->ending == TO_VERDICT)
+        strcpy(target->u.user.name, verdict_name(rule->verdict));
+    else if (rule->ending == TO_CHAIN)
+        strcpy(target->u.user.name, rule->jump->name);
+    target->u.user.revision = rule->ending == TO_CHAIN ? NFK_JUMP : 0;
 }
 
-/*
- * An entry as libiptc takes it, in malloc'ed memory: it looks the name up among the chains, then takes it for an
- * extension. A jump to a chain that is not there is refused here (ENOENT), where the kernel would only say EINVAL.
- */
-static int for_libiptc(nfk_table *table, const void *entry, size_t length, uint64_t packets, uint64_t bytes,
-                       void **prepared)
+int nfk_rule_replaced(nfk_table *table, const char *chain, size_t index, uint64_t *packets, uint64_t *bytes)
 {
-    struct xt_entry_target *target = nfk_target(table->family, entry);
-    size_t start = nfk_target_offset(table->family, entry), standard = XT_ALIGN(sizeof(struct xt_standard_target));
-    bool chain = nfk_chain_exists(table, target->u.user.name);
-    struct xt_counters *counters;
+    const struct chain *found = nfk_chain_find(table, chain);
+    const struct rule *rule = found && index < found->count ? &found->rules[index] : NULL;
 
-    if (target->u.user.revision == NFK_JUMP && nfk_is_standard(target) && !chain)
-        return ENOENT;
-    *prepared = calloc(1, length > start + standard ? length : start + standard);
-    if (!*prepared)
-        return ENOMEM;
-    memcpy(*prepared, entry, length);
-    target = nfk_target(table->family, *prepared);
-    if (chain && !nfk_is_standard(target)) {
-        /* A chain named like an extension wins, as with iptables. */
-        memset(target->data, 0, length - start - sizeof(*target));
-        target->u.target_size = standard;
-        if (table->family == AF_INET6)
-            ((struct ip6t_entry *)*prepared)->next_offset = start + standard;
-        else
-            ((struct ipt_entry *)*prepared)->next_offset = start + standard;
+    if (!rule || !rule->was || !table->written)
+        return 0;
+    *packets = table->replaced[rule->was - 1].pcnt;
+    *bytes = table->replaced[rule->was - 1].bcnt;
+    return 1;
+}
+
+/* What a target's name stands for here: a verdict, a chain (which wins over an extension, as with iptables), else one. */
+static int read_ending(const nfk_table *table, const struct xt_entry_target *target, struct rule *rule)
+{
+    static const struct {
+        const char *name;
+        int32_t verdict;
+    } verdicts[] = {{"ACCEPT", -NF_ACCEPT - 1}, {"DROP", -NF_DROP - 1}, {"QUEUE", -NF_QUEUE - 1}, {"RETURN", XT_RETURN}};
+    const char *name = target->u.user.name;
+
+    if (!name[0]) {
+        rule->ending = TO_NEXT;
+        return 0;
     }
-    if (chain || nfk_is_standard(target))
-        target->u.user.revision = 0;
-    counters = nfk_counters(table->family, *prepared);
-    counters->pcnt = packets;
-    counters->bcnt = bytes;
+    rule->ending = TO_VERDICT;
+    for (size_t i = 0; i < sizeof(verdicts) / sizeof(*verdicts); i++)
+        if (strcmp(name, verdicts[i].name) == 0) {
+            rule->verdict = verdicts[i].verdict;
+            return 0;
+        }
+    rule->jump = nfk_chain_find(table, name);
+    rule->ending = rule->jump ? TO_CHAIN : TO_EXTENSION;
+    if (rule->jump && rule->jump->hook >= 0)
+        return EINVAL;
+    /* A jump to a chain that is not there is refused here, where the kernel would only say EINVAL. */
+    return !rule->jump && target->u.user.revision == NFK_JUMP && nfk_is_standard(target) ? ENOENT : 0;
+}
+
+/* A rule of the table from an entry in the project's own form. */
+static int make_rule(nfk_table *table, const void *entry, size_t length, uint64_t packets, uint64_t bytes,
+                     struct rule *rule)
+{
+    size_t start = nfk_target_offset(table->family, entry), standard = XT_ALIGN(sizeof(struct xt_standard_target));
+    struct xt_entry_target *target;
+    int error;
+
+    *rule = (struct rule){.extra = {packets, bytes}};
+    error = read_ending(table, nfk_target(table->family, entry), rule);
+    if (error)
+        return error;
+    rule->size = rule->ending == TO_EXTENSION ? length : start + standard;
+    rule->bytes = nfk_table_memory(table, rule->size);
+    if (!rule->bytes)
+        return ENOMEM;
+    memcpy(rule->bytes, entry, rule->size < length ? rule->size : length);
+    if (table->family == AF_INET6)
+        ((struct ip6t_entry *)rule->bytes)->next_offset = rule->size;
+    else
+        ((struct ipt_entry *)rule->bytes)->next_offset = rule->size;
+    target = nfk_target(table->family, rule->bytes);
+    if (rule->ending != TO_EXTENSION) {
+        memset(target, 0, standard);
+        target->u.target_size = standard;
+    }
     return 0;
 }
 
-/* libiptc's own idiom: 1 is success, 0 is failure with errno. */
-static int result(int done)
+static void let_go(const struct rule *rule)
 {
-    return done ? 0 : errno ? errno : EIO;
+    if (rule->ending == TO_CHAIN)
+        rule->jump->references--;
 }
 
-#define WITH_ENTRY(table, entry, length, packets, bytes, call4, call6)                        \
-    do {                                                                                      \
-        void *prepared = NULL;                                                                \
-        int error = for_libiptc(table, entry, length, packets, bytes, &prepared);             \
-                                                                                              \
-        if (!error) {                                                                         \
-            errno = 0;                                                                        \
-            error = result((table)->family == AF_INET6 ? (call6) : (call4));                  \
-        }                                                                                     \
-        free(prepared);                                                                       \
-        return error;                                                                         \
-    } while (0)
+static void refer(const struct rule *rule)
+{
+    if (rule->ending == TO_CHAIN)
+        rule->jump->references++;
+}
 
-int nfk_rule_append(nfk_table *table, const char *chain, const void *entry, size_t length,
+int nfk_rule_insert(nfk_table *table, const char *name, int64_t index, const void *entry, size_t length,
                     uint64_t packets, uint64_t bytes)
 {
-    WITH_ENTRY(table, entry, length, packets, bytes, iptc_append_entry(chain, prepared, table->handle),
-               ip6tc_append_entry(chain, prepared, table->handle));
-}
-
-int nfk_rule_insert(nfk_table *table, const char *chain, unsigned int index, const void *entry, size_t length,
-                    uint64_t packets, uint64_t bytes)
-{
-    WITH_ENTRY(table, entry, length, packets, bytes, iptc_insert_entry(chain, prepared, index, table->handle),
-               ip6tc_insert_entry(chain, prepared, index, table->handle));
-}
-
-int nfk_rule_replace(nfk_table *table, const char *chain, unsigned int index, const void *entry, size_t length,
-                     uint64_t packets, uint64_t bytes)
-{
-    WITH_ENTRY(table, entry, length, packets, bytes, iptc_replace_entry(chain, prepared, index, table->handle),
-               ip6tc_replace_entry(chain, prepared, index, table->handle));
-}
-
-int nfk_rule_delete(nfk_table *table, const char *chain, const void *entry, size_t length)
-{
-    unsigned char *mask;
+    struct chain *chain = nfk_chain_find(table, name);
+    struct rule rule;
+    size_t at;
     int error;
-    void *prepared = NULL;
 
-    error = for_libiptc(table, entry, length, 0, 0, &prepared);
+    if (!chain)
+        return ENOENT;
+    if (index > (int64_t)chain->count)
+        return E2BIG;
+    at = index < 0 ? chain->count : (size_t)index;
+    error = make_rule(table, entry, length, packets, bytes, &rule);
+    if (!error)
+        error = nfk_chain_make_room(chain);
     if (error)
         return error;
-    length = nfk_next_offset(table->family, prepared);
-    mask = malloc(length);
-    if (!mask) {
-        free(prepared);
-        return ENOMEM;
-    }
-    /* Kernel-private bytes are zero on both sides, so everything compares. */
-    memset(mask, 0xff, length);
-    errno = 0;
-    error = result(table->family == AF_INET6 ? ip6tc_delete_entry(chain, prepared, mask, table->handle)
-                                             : iptc_delete_entry(chain, prepared, mask, table->handle));
-    free(mask);
-    free(prepared);
-    return error;
+    memmove(chain->rules + at + 1, chain->rules + at, (chain->count - at) * sizeof(*chain->rules));
+    chain->rules[at] = rule;
+    chain->count++;
+    refer(&rule);
+    return 0;
 }
 
-int nfk_rule_delete_at(nfk_table *table, const char *chain, unsigned int index)
+int nfk_rule_replace(nfk_table *table, const char *name, size_t index, const void *entry, size_t length,
+                     uint64_t packets, uint64_t bytes)
 {
-    errno = 0;
-    return result(CALL(table, delete_num_entry, chain, index, table->handle));
+    struct chain *chain = nfk_chain_find(table, name);
+    struct rule rule;
+    int error;
+
+    if (!chain)
+        return ENOENT;
+    if (index >= chain->count)
+        return E2BIG;
+    error = make_rule(table, entry, length, packets, bytes, &rule);
+    if (error)
+        return error;
+    let_go(&chain->rules[index]);
+    chain->rules[index] = rule;
+    refer(&rule);
+    return 0;
 }
 
-int nfk_chain_flush(nfk_table *table, const char *chain)
+int nfk_rule_rewrite(nfk_table *table, const char *name, size_t index, const void *entry, size_t length)
 {
-    errno = 0;
-    return result(CALL(table, flush_entries, chain, table->handle));
+    struct chain *chain = nfk_chain_find(table, name);
+    struct rule rule, *old;
+    int error;
+
+    if (!chain)
+        return ENOENT;
+    if (index >= chain->count)
+        return E2BIG;
+    old = &chain->rules[index];
+    error = make_rule(table, entry, length, 0, 0, &rule);
+    if (error)
+        return error;
+    *nfk_counters(table->family, rule.bytes) = *nfk_counters(table->family, old->bytes);
+    rule.was = old->was;
+    rule.extra = old->extra;
+    let_go(old);
+    *old = rule;
+    refer(&rule);
+    return 0;
 }
 
-int nfk_chain_zero(nfk_table *table, const char *chain)
+int nfk_rule_delete_at(nfk_table *table, const char *name, size_t index)
 {
-    nfk_forget_policy_counters(table, chain);
-    errno = 0;
-    return result(CALL(table, zero_entries, chain, table->handle));
+    struct chain *chain = nfk_chain_find(table, name);
+
+    if (!chain)
+        return ENOENT;
+    if (index >= chain->count)
+        return E2BIG;
+    let_go(&chain->rules[index]);
+    memmove(chain->rules + index, chain->rules + index + 1, (chain->count - index - 1) * sizeof(*chain->rules));
+    chain->count--;
+    return 0;
 }
 
-int nfk_chain_create(nfk_table *table, const char *chain)
+bool nfk_rule_same(int family, const struct rule *left, const struct rule *right)
 {
-    errno = 0;
-    return result(CALL(table, create_chain, chain, table->handle));
+    bool v6 = family == AF_INET6;
+    size_t head = nfk_head_size(family), plain = v6 ? offsetof(struct ip6t_entry, nfcache)
+                                                    : offsetof(struct ipt_entry, nfcache);
+    size_t offsets = v6 ? offsetof(struct ip6t_entry, target_offset) : offsetof(struct ipt_entry, target_offset);
+    size_t target = nfk_target_offset(family, left->bytes);
+
+    if (left->size != right->size || left->ending != right->ending
+        || (left->ending == TO_CHAIN && strcmp(left->jump->name, right->jump->name) != 0)
+        || (left->ending == TO_VERDICT && left->verdict != right->verdict)
+        || memcmp(left->bytes, right->bytes, plain) != 0
+        || memcmp(left->bytes + offsets, right->bytes + offsets, 2 * sizeof(uint16_t)) != 0
+        || memcmp(left->bytes + head, right->bytes + head, target - head) != 0)
+        return false;
+    return left->ending != TO_EXTENSION || memcmp(left->bytes + target, right->bytes + target, left->size - target) == 0;
 }
 
-int nfk_chain_delete(nfk_table *table, const char *chain)
+int64_t nfk_rule_find(nfk_table *table, const char *name, const void *entry, size_t length, int *error)
 {
-    errno = 0;
-    return result(CALL(table, delete_chain, chain, table->handle));
-}
+    struct chain *chain = nfk_chain_find(table, name);
+    struct rule rule;
 
-int nfk_chain_rename(nfk_table *table, const char *chain, const char *name)
-{
-    errno = 0;
-    return result(CALL(table, rename_chain, chain, name, table->handle));
-}
-
-int nfk_chain_set_policy(nfk_table *table, const char *chain, const char *policy)
-{
-    nfk_forget_policy_counters(table, chain); /* as iptables -P does */
-    errno = 0;
-    return result(CALL(table, set_policy, chain, policy, NULL, table->handle));
+    *error = chain ? make_rule(table, entry, length, 0, 0, &rule) : ENOENT;
+    if (*error)
+        return -1;
+    for (size_t i = 0; i < chain->count; i++)
+        if (nfk_rule_same(table->family, &chain->rules[i], &rule))
+            return (int64_t)i;
+    *error = ENOENT;
+    return -1;
 }

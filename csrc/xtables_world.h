@@ -1,4 +1,4 @@
-/* The inside of the legacy world: libiptc, libxtables, and where the parts of an entry lie in either family. */
+/* The inside of the legacy world: the kernel's tables, libxtables, and where the parts of an entry lie in either family. */
 #ifndef NFK_XTABLES_H
 #define NFK_XTABLES_H
 
@@ -9,8 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <libiptc/libip6tc.h>
-#include <libiptc/libiptc.h>
+#include <net/if.h>
+#include <netinet/in.h>
+
+#include <linux/netfilter_ipv4/ip_tables.h>
+#include <linux/netfilter_ipv6/ip6_tables.h>
 #include <xtables.h>
 
 #define NFK_JUMP 255
@@ -51,6 +54,12 @@ static inline bool nfk_is_standard(const struct xt_entry_target *target)
         && (target->u.user.revision == NFK_JUMP || target->u.user.name[0] == '\0'
             || strcmp(target->u.user.name, "ACCEPT") == 0 || strcmp(target->u.user.name, "DROP") == 0
             || strcmp(target->u.user.name, "QUEUE") == 0 || strcmp(target->u.user.name, "RETURN") == 0);
+}
+
+/* What stands before a user chain and at the end of a table. */
+static inline bool nfk_is_error(const struct xt_entry_target *target)
+{
+    return strcmp(target->u.user.name, XT_ERROR_TARGET) == 0;
 }
 
 #endif

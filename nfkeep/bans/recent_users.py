@@ -57,7 +57,7 @@ def users(name: str) -> list[User]:
         for table in in_use(family):
             with TableHandle(table, family) as handle:
                 chains = handle.chains()
-                for chain, position, _, rule in handle.scan((recent.NAME,)):
+                for chain, position, rule in handle.scan((recent.NAME,)):
                     where = f"{family} {table} {chains[chain]} rule {position}"
                     found += [
                         User(chains[chain], where, recent.mask(match), recent.room_for_stamps(match))

@@ -70,7 +70,7 @@ def _fed(names: Iterable[str]) -> dict[str, str]:
         for table in in_use(family):
             with TableHandle(table, family) as handle:
                 chains = handle.chains()
-                for chain, position, _, rule in handle.scan((recent.NAME,)):
+                for chain, position, rule in handle.scan((recent.NAME,)):
                     for match in decode(rule).matches:
                         if match.name == recent.NAME and recent.writes(match) and recent.list_name(match) in names:
                             found[recent.list_name(match)] = f"{family} {table} {chains[chain]} rule {position}"

@@ -66,7 +66,5 @@ def state_key(extension: Extension) -> StateKey | None:
 def observe(handle: TableHandle) -> Observation:
     """Look at an open table as it stands in memory."""
     chains = tuple(handle.chains())
-    found = tuple(
-        Found(chains[chain], position, rule, decode(rule)) for chain, position, _, rule in handle.scan(SCANNED)
-    )
+    found = tuple(Found(chains[chain], position, rule, decode(rule)) for chain, position, rule in handle.scan(SCANNED))
     return Observation(handle.name, handle.family, chains, found)

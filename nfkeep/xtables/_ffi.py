@@ -1,4 +1,4 @@
-"""The one door to libiptc and libxtables: every call into C of the legacy world is made here.
+"""The one door to the kernel's tables and to libxtables: every call into C of the legacy world is made here.
 
 C memory has one owner, `TableHandle`; text calls are serialised, because libxtables and getopt keep global state.
 """
@@ -11,7 +11,16 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from nfkeep.errors import CommitError, ConflictError, InvalidRuleError, PermissionDeniedError, UnsupportedError
+import attrs
+
+from nfkeep.errors import (
+    CommitError,
+    ConflictError,
+    InvalidRuleError,
+    NfkeepError,
+    PermissionDeniedError,
+    UnsupportedError,
+)
 from nfkeep.model import Counters, Family, Rule
 from nfkeep.xtables._xtables import ffi as _ffi
 from nfkeep.xtables._xtables import lib as _lib
@@ -70,15 +79,41 @@ def require_target(name: str, family: Family) -> None:
         raise InvalidRuleError(_text(out.reason))
 
 
-class TableHandle:
-    """One open table: libiptc's copy in memory, changed in place, written back by `commit`.
+@attrs.frozen(slots=True)
+class Image:
+    """A table's bytes as the kernel hands them out (struct ipt_get_entries), for both families.
 
-    Positions count from 1. Bad chains, positions and rules raise InvalidRuleError in libiptc's words.
+    `hook_entries` and `underflows` are offsets of each hook's base chain and of its policy, where `valid_hooks` has the
+    hook's bit.
     """
+
+    name: str
+    family: Family
+    entries: bytes = attrs.field(repr=False)
+    number: int
+    valid_hooks: int
+    hook_entries: tuple[int, ...]
+    underflows: tuple[int, ...]
+
+
+def read_image(name: str, family: Family) -> Image:
+    """A table's bytes as they are now. Errors as those of `TableHandle`."""
+    with TableHandle(name, family) as handle:
+        return handle.image()
+
+
+class TableHandle:
+    """One open table: a copy in memory, changed in place, written back by `commit`.
+
+    Positions count from 1. Bad chains, positions and rules raise InvalidRuleError, in the words of iptables.
+    """
+
+    __slots__ = ("_committed", "_table", "family", "name")
 
     def __init__(self, name: str, family: Family) -> None:
         self.name = name
         self.family = family
+        self._committed = False
         error = ffi.new("int *")
         self._table = lib.nfk_table_open(family.value, os.fsencode(name), error)
         if self._table == ffi.NULL:
@@ -95,12 +130,34 @@ class TableHandle:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def image(self) -> Image:
+        """The kernel's bytes of the moment of opening."""
+        layout = ffi.new("struct nfk_layout *")
+        lib.nfk_table_layout(self._table, layout)
+        entries = bytes(ffi.buffer(layout.entries, layout.size))
+        hooks, underflows = tuple(layout.hook_entry), tuple(layout.underflow)
+        return Image(self.name, self.family, entries, layout.number, layout.valid_hooks, hooks, underflows)
+
+    def load(self, image: Image) -> None:
+        """Put earlier bytes in the place of everything; rules that are there now go on with their counters.
+
+        A counter that is lower now than it was then has been put to zero by a replace: then both are added.
+        """
+        layout = ffi.new("struct nfk_layout *")
+        entries = ffi.from_buffer("unsigned char[]", image.entries)
+        layout.entries, layout.size, layout.number = entries, len(image.entries), image.number
+        layout.valid_hooks, layout.hook_entry, layout.underflow = (
+            image.valid_hooks, image.hook_entries, image.underflows,
+        )  # fmt: skip
+        error = lib.nfk_table_load(self._table, layout)
+        if error:
+            raise InvalidRuleError(f"these bytes are no {self.family} table {self.name}: {os.strerror(error)}")
+
     def chains(self) -> list[str]:
         """Names of all chains, base chains first, in table order."""
-        names, name = [], lib.nfk_chain_first(self._table)
-        while name != ffi.NULL:
+        names: list[str] = []
+        while (name := lib.nfk_chain_name(self._table, len(names))) != ffi.NULL:
             names.append(_text(name))
-            name = lib.nfk_chain_next(self._table)
         return names
 
     def has_chain(self, chain: str) -> bool:
@@ -115,23 +172,28 @@ class TableHandle:
 
     def rules(self, chain: str) -> Iterator[Rule]:
         """The chain's rules in order."""
-        entry = lib.nfk_rule_first(self._table, os.fsencode(chain))
-        while entry != ffi.NULL:
-            yield self._rule(entry)
-            entry = lib.nfk_rule_next(self._table, entry)
+        name, size, index = os.fsencode(chain), ffi.new("size_t *"), 0
+        while (rule := lib.nfk_rule_at(self._table, name, index, size)) != ffi.NULL:
+            yield self._rule(rule, size[0])
+            index += 1
 
-    def scan(self, names: Sequence[str]) -> list[tuple[int, int, bool, Rule]]:
-        """Rules that carry an extension of one of `names` or go to a user chain.
+    def has(self, names: Sequence[str]) -> bool:
+        """Whether any rule carries a match or a target of one of `names`."""
+        words = [ffi.new("char[]", name.encode()) for name in names]
+        return bool(lib.nfk_table_has(self._table, ffi.new("char *[]", words), len(words)))
 
-        As (index of the chain in `chains()`, position from 1, whether it is such a jump, rule).
+    def scan(self, names: Sequence[str], *, jumps: bool = True) -> list[tuple[int, int, Rule]]:
+        """Rules that carry an extension of one of `names` or, with `jumps`, go to a user chain.
+
+        As (index of the chain in `chains()`, position from 1, rule).
         """
         words = [ffi.new("char[]", name.encode()) for name in names]
         hits, found = ffi.new("struct nfk_hit **"), ffi.new("size_t *")
-        if lib.nfk_table_scan(self._table, ffi.new("char *[]", words), len(words), hits, found):
+        if lib.nfk_table_scan(self._table, ffi.new("char *[]", words), len(words), jumps, hits, found):
             raise MemoryError
         try:
             return [
-                (hit.chain, hit.position, bool(hit.jump), self._rule(hit.entry))
+                (hit.chain, hit.position, self._rule(hit.rule, hit.size))
                 for hit in (hits[0][i] for i in range(found[0]))
             ]
         finally:
@@ -139,60 +201,67 @@ class TableHandle:
 
     def append(self, chain: str, rule: Rule) -> None:
         """Add a rule at the end."""
-        self._check_chain(chain, rule)
-        self._with_entry(lib.nfk_rule_append, rule, os.fsencode(chain))
+        self._insert(chain, rule, -1)
 
     def insert(self, chain: str, rule: Rule, position: int) -> None:
         """Add a rule so that it becomes number `position`."""
-        self._check_chain(chain, rule)
-        self._with_entry(lib.nfk_rule_insert, rule, os.fsencode(chain), _index(position))
+        self._insert(chain, rule, _index(position))
 
     def replace(self, chain: str, position: int, rule: Rule) -> None:
         """Put a rule in the place of number `position`."""
-        self._check_chain(chain, rule)
-        self._with_entry(lib.nfk_rule_replace, rule, os.fsencode(chain), _index(position))
+        name, entry = self._for(chain, rule)
+        counted = rule.counters
+        error = lib.nfk_rule_replace(
+            self._table, name, _index(position), entry, len(rule.entry), counted.packets, counted.bytes
+        )
+        if error:
+            raise self._refused(error, _WORDS.get(("replace", error)), rule)
+
+    def rewrite(self, chain: str, position: int, rule: Rule) -> None:
+        """Give rule number `position` other bytes; its counters go on."""
+        name, entry = self._for(chain, rule)
+        error = lib.nfk_rule_rewrite(self._table, name, _index(position), entry, len(rule.entry))
+        if error:
+            raise self._refused(error, _WORDS.get(("replace", error)), rule)
 
     def delete(self, chain: str, rule: Rule) -> None:
         """Take out the first rule equal to `rule`."""
-        self._check_chain(chain, rule)
-        entry = ffi.from_buffer(rule.entry)
-        self._check(lib.nfk_rule_delete(self._table, os.fsencode(chain), entry, len(rule.entry)), rule)
+        name, entry = self._for(chain, rule)
+        error = ffi.new("int *")
+        index = lib.nfk_rule_find(self._table, name, entry, len(rule.entry), error)
+        if index < 0:
+            raise self._refused(error[0], _WORDS.get(("delete", error[0])), rule)
+        lib.nfk_rule_delete_at(self._table, name, index)
 
     def delete_at(self, chain: str, position: int) -> None:
         """Take out rule number `position`."""
-        self._check_chain(chain)
-        self._check(lib.nfk_rule_delete_at(self._table, os.fsencode(chain), _index(position)))
+        self._check(lib.nfk_rule_delete_at(self._table, self._name(chain), _index(position)), "delete at")
 
     def flush(self, chain: str) -> None:
         """Take out all rules of a chain."""
-        self._check_chain(chain)
-        self._check(lib.nfk_chain_flush(self._table, os.fsencode(chain)))
+        self._check(lib.nfk_chain_flush(self._table, self._name(chain)))
 
     def zero(self, chain: str) -> None:
         """Set the counters of a chain and its rules to zero."""
-        self._check_chain(chain)
-        self._check(lib.nfk_chain_zero(self._table, os.fsencode(chain)))
+        self._check(lib.nfk_chain_zero(self._table, self._name(chain)))
 
     def create_chain(self, chain: str) -> None:
         """Add an empty user chain."""
-        self._check(lib.nfk_chain_create(self._table, os.fsencode(chain)))
+        self._check(lib.nfk_chain_create(self._table, os.fsencode(chain)), "create chain")
 
     def delete_chain(self, chain: str) -> None:
         """Take out an empty, unreferenced user chain."""
-        self._check_chain(chain)
-        error = lib.nfk_chain_delete(self._table, os.fsencode(chain))
-        if error in _WHY_NOT_DELETED:  # libiptc knows these words but loses them on the way
-            raise InvalidRuleError(f"{_WHY_NOT_DELETED[error]}: {chain}")
-        self._check(error)
+        error = lib.nfk_chain_delete(self._table, self._name(chain))
+        if error:
+            raise InvalidRuleError(f"{_WORDS.get(('delete chain', error), _UNNAMED)}: {chain}")
 
     def rename_chain(self, chain: str, name: str) -> None:
         """Rename a user chain; jumps follow it."""
-        self._check_chain(chain)
-        self._check(lib.nfk_chain_rename(self._table, os.fsencode(chain), os.fsencode(name)))
+        self._check(lib.nfk_chain_rename(self._table, self._name(chain), os.fsencode(name)), "create chain")
 
     def set_policy(self, chain: str, policy: str) -> None:
         """Set a base chain's policy, ACCEPT or DROP."""
-        self._check(lib.nfk_chain_set_policy(self._table, os.fsencode(chain), os.fsencode(policy)))
+        self._check(lib.nfk_chain_set_policy(self._table, os.fsencode(chain), os.fsencode(policy)), "policy")
 
     def unchanged_in_kernel(self) -> bool:
         """Whether the kernel's table is, but for counters, still the one that was opened."""
@@ -202,15 +271,18 @@ class TableHandle:
         return bool(same)
 
     def commit(self) -> None:
-        """Write the table: one replace, then the counters.
+        """Write the table: one replace, then the counters. Once only.
 
         Raises ConflictError if the kernel saw another writer, CommitError(applied=…) otherwise.
         """
+        if self._committed:
+            raise NfkeepError(f"the table {self.name} was written already; open it again for another change")
         applied = ffi.new("int *")
         error = lib.nfk_table_commit(self._table, applied)
+        self._committed = bool(applied[0])
         if not error:
             return
-        why = self._words(error)
+        why = _COMMIT_WORDS.get(error, os.strerror(error))
         if error == errno.EPERM:
             raise PermissionDeniedError(f"writing table {self.name}")
         if applied[0]:
@@ -223,41 +295,92 @@ class TableHandle:
             raise ConflictError(self.name)
         raise CommitError(f"the kernel refused the new table {self.name}: {why}", applied=False, errno=error)
 
-    def _rule(self, entry: Any) -> Rule:
-        size = lib.nfk_rule_size(self._table, entry)
+    def revert(self) -> None:
+        """After `commit`: the table as it was when opened, counters going on. Raises CommitError."""
+        error = lib.nfk_table_revert(self._table)
+        if error:
+            raise CommitError(
+                f"the earlier rules of table {self.name} could not be put back: {os.strerror(error)}",
+                applied=True,
+                errno=error,
+            )
+
+    def replaced(self, chain: str, position: int) -> Counters | None:
+        """After `commit`: what the rule that goes on in this place had counted by then; None if it is new."""
+        packets, octets = ffi.new("uint64_t *"), ffi.new("uint64_t *")
+        if not lib.nfk_rule_replaced(self._table, os.fsencode(chain), _index(position), packets, octets):
+            return None
+        return Counters(packets[0], octets[0])
+
+    def count(self, packets: Sequence[int], octets: Sequence[int]) -> None:
+        """Add, modulo 2**64, to the counters of all entries in the kernel. Raises ConflictError, CommitError."""
+        error = lib.nfk_table_count(
+            self._table, ffi.new("uint64_t[]", packets), ffi.new("uint64_t[]", octets), len(packets)
+        )
+        if error in (errno.EINVAL, errno.EAGAIN):
+            raise ConflictError(self.name)
+        if error:
+            raise CommitError(f"counting in table {self.name}: {os.strerror(error)}", applied=True, errno=error)
+
+    def _rule(self, rule: Any, size: int) -> Rule:
         into = ffi.new("char[]", size)
         packets, octets = ffi.new("uint64_t *"), ffi.new("uint64_t *")
-        lib.nfk_rule_copy(self._table, entry, into, packets, octets)
+        lib.nfk_rule_copy(self._table, rule, into, packets, octets)
         return Rule(self.family, bytes(ffi.buffer(into, size)), Counters(packets[0], octets[0]))
 
-    def _with_entry(self, call: Any, rule: Rule, *place: object) -> None:
+    def _insert(self, chain: str, rule: Rule, index: int) -> None:
+        name, entry = self._for(chain, rule)
+        counted = rule.counters
+        error = lib.nfk_rule_insert(self._table, name, index, entry, len(rule.entry), counted.packets, counted.bytes)
+        if error:
+            raise self._refused(error, _WORDS.get(("insert", error)), rule)
+
+    def _for(self, chain: str, rule: Rule) -> tuple[bytes, Any]:
+        """A chain's name and a rule's bytes as C takes them; the chain is there, the rule of this family."""
+        name = os.fsencode(chain)
+        if not lib.nfk_chain_exists(self._table, name):
+            raise InvalidRuleError(f"table {self.name} has no chain {chain!r}", f"-A {chain} {rule}")
         if rule.family is not self.family:
             raise InvalidRuleError(f"an {rule.family} rule cannot go into an {self.family} table", str(rule))
-        entry = ffi.from_buffer(rule.entry)
-        counters = rule.counters
-        self._check(call(self._table, *place, entry, len(rule.entry), counters.packets, counters.bytes), rule)
+        return name, ffi.from_buffer(rule.entry)
 
-    def _check(self, error: int, rule: Rule | None = None) -> None:
+    def _name(self, chain: str) -> bytes:
+        name = os.fsencode(chain)
+        if not lib.nfk_chain_exists(self._table, name):
+            raise InvalidRuleError(f"table {self.name} has no chain {chain!r}")
+        return name
+
+    def _check(self, error: int, doing: str = "") -> None:
         if error:
-            words = self._words(error)
-            jump = decode(rule).jump if rule is not None else None
-            if error == errno.ENOENT and jump is not None and not self.has_chain(jump):
-                require_target(jump, self.family)
-            raise InvalidRuleError(words, None if rule is None else str(rule))
+            raise InvalidRuleError(_WORDS.get((doing, error), _UNNAMED))
 
-    def _check_chain(self, chain: str, rule: Rule | None = None) -> None:
-        if not self.has_chain(chain):
-            text = None if rule is None else f"-A {chain} {rule}"
-            raise InvalidRuleError(f"table {self.name} has no chain {chain!r}", text)
-
-    def _words(self, error: int) -> str:
-        return _text(lib.nfk_table_strerror(self._table, error))
+    def _refused(self, error: int, words: str | None, rule: Rule) -> InvalidRuleError:
+        jump = decode(rule).jump
+        if error == errno.ENOENT and jump is not None and not self.has_chain(jump):
+            require_target(jump, self.family)
+        return InvalidRuleError(words or _UNNAMED, str(rule))
 
 
-_WHY_NOT_DELETED = {
-    errno.EINVAL: "Can't delete built-in chain",
-    errno.EMLINK: "Can't delete chain with references left",
-    errno.ENOTEMPTY: "Chain is not empty",
+_UNNAMED = "No chain/target/match by that name"
+_WORDS = {  # as iptables says it, so that people find it
+    ("insert", errno.E2BIG): "Index of insertion too big",
+    ("insert", errno.EINVAL): "Target problem: a base chain cannot be jumped to",
+    ("replace", errno.E2BIG): "Index of replacement too big",
+    ("replace", errno.EINVAL): "Target problem: a base chain cannot be jumped to",
+    ("delete", errno.ENOENT): "Bad rule (does a matching rule exist in that chain?)",
+    ("delete at", errno.E2BIG): "Index of deletion too big",
+    ("delete chain", errno.EINVAL): "Can't delete built-in chain",
+    ("delete chain", errno.EMLINK): "Can't delete chain with references left",
+    ("delete chain", errno.ENOTEMPTY): "Chain is not empty",
+    ("create chain", errno.EEXIST): "Chain already exists",
+    ("create chain", errno.EINVAL): "Chain name too long",
+    ("policy", errno.ENOENT): "Bad built-in chain name",
+    ("policy", errno.EINVAL): "Bad policy name",
+}
+_COMMIT_WORDS = {
+    errno.ELOOP: "Loop found in table",
+    errno.ENOENT: "No chain/target/match by that name",
+    errno.EINVAL: "Invalid argument: an extension refuses its options, this table or this chain",
 }
 _NATIVE = sys.byteorder
 _COUNTERS_AT = {Family.IPV4: 96, Family.IPV6: 152}
@@ -289,4 +412,6 @@ def _open_error(name: str, family: Family, error: int) -> Exception:
         return InvalidRuleError(f"there is no {family} table {name!r}")
     if error in (errno.ENOPROTOOPT, errno.EPROTONOSUPPORT, errno.EAFNOSUPPORT):
         return UnsupportedError(f"this kernel has no legacy {family} tables", feature="ip_tables")
+    if error == errno.EBADMSG:
+        return UnsupportedError(f"the {family} table {name} is not cut into chains as iptables does it", feature=name)
     return UnsupportedError(f"reading the {family} table {name}: {os.strerror(error)}", feature=name)

@@ -1,0 +1,140 @@
+/*
+ * The kernel's bytes of a table: reading them, checking every length before anybody walks them, and telling whether
+ * another program has replaced the table since.
+ */
+#include <errno.h>
+#include <sys/socket.h>
+
+#include "xtables_image.h"
+
+int nfk_image_read(int family, int fd, const char *name, struct nfk_image *image)
+{
+    bool v6 = family == AF_INET6;
+    int level = v6 ? IPPROTO_IPV6 : IPPROTO_IP, error;
+    struct ipt_getinfo info;
+    struct ipt_get_entries *block;
+    socklen_t size;
+
+    /* struct ip6t_getinfo and ip6t_get_entries have the same layout (linux/netfilter_ipv6/ip6_tables.h). */
+    for (int attempt = 0; attempt < 8; attempt++) {
+        memset(&info, 0, sizeof(info));
+        strcpy(info.name, name);
+        size = sizeof(info);
+        if (getsockopt(fd, level, v6 ? IP6T_SO_GET_INFO : IPT_SO_GET_INFO, &info, &size) < 0)
+            return errno;
+        /* Zeroed: of a name the kernel writes no more than up to its NUL, and entries are compared. */
+        block = calloc(1, sizeof(*block) + info.size);
+        if (!block)
+            return ENOMEM;
+        strcpy(block->name, name);
+        block->size = info.size;
+        size = sizeof(*block) + info.size;
+        if (getsockopt(fd, level, v6 ? IP6T_SO_GET_ENTRIES : IPT_SO_GET_ENTRIES, block, &size) == 0) {
+            *image = (struct nfk_image){.family = family, .block = (unsigned char *)block, .size = info.size,
+                                        .entries = (unsigned char *)block->entrytable, .number = info.num_entries,
+                                        .valid_hooks = info.valid_hooks};
+            memcpy(image->hook_entry, info.hook_entry, sizeof(image->hook_entry));
+            memcpy(image->underflow, info.underflow, sizeof(image->underflow));
+            return 0;
+        }
+        error = errno;
+        free(block);
+        if (error != EAGAIN) /* EAGAIN: it changed its size between the two calls */
+            return error;
+    }
+    return EAGAIN;
+}
+
+void nfk_image_free(struct nfk_image *image)
+{
+    free(image->block);
+    memset(image, 0, sizeof(*image));
+}
+
+static bool name_ends(const char *name)
+{
+    return memchr(name, '\0', XT_EXTENSION_MAXNAMELEN) != NULL;
+}
+
+/* The length of the entry at `at`, 0 if it is none. */
+static size_t entry_length(const struct nfk_image *image, size_t at)
+{
+    size_t head = nfk_head_size(image->family), left = image->size - at, end, next;
+    const unsigned char *entry = image->entries + at;
+    const struct xt_entry_target *target;
+
+    if (left < head + sizeof(*target))
+        return 0;
+    end = nfk_target_offset(image->family, entry);
+    next = nfk_next_offset(image->family, entry);
+    if (next > left || next % __alignof__(struct xt_counters) || end < head || end % __alignof__(struct xt_counters)
+        || end + sizeof(*target) > next)
+        return 0;
+    for (size_t match_at = head; match_at < end;) {
+        const struct xt_entry_match *match = (const void *)(entry + match_at);
+
+        if (end - match_at < sizeof(*match) || match->u.match_size < sizeof(*match)
+            || match->u.match_size > end - match_at || match->u.match_size % __alignof__(struct xt_counters)
+            || !name_ends(match->u.user.name))
+            return 0;
+        match_at += match->u.match_size;
+    }
+    target = (const void *)(entry + end);
+    if (target->u.target_size < sizeof(*target) || target->u.target_size != next - end
+        || !name_ends(target->u.user.name))
+        return 0;
+    if (!target->u.user.name[0] && target->u.target_size < sizeof(struct xt_standard_target))
+        return 0;
+    if (nfk_is_error(target)
+        && (target->u.target_size < sizeof(struct xt_error_target)
+            || !memchr(((const struct xt_error_target *)target)->errorname, '\0', XT_FUNCTION_MAXNAMELEN)))
+        return 0;
+    return next;
+}
+
+int nfk_image_check(const struct nfk_image *image)
+{
+    uint32_t hooks = 0, underflows = 0, number = 0;
+    size_t at = 0, length;
+
+    for (; at < image->size; at += length, number++) {
+        length = entry_length(image, at);
+        if (!length)
+            return EINVAL;
+        for (int hook = 0; hook < NF_INET_NUMHOOKS; hook++) {
+            hooks |= image->hook_entry[hook] == at ? 1u << hook : 0;
+            underflows |= image->underflow[hook] == at ? 1u << hook : 0;
+        }
+    }
+    if (number != image->number || image->valid_hooks >> NF_INET_NUMHOOKS || !image->valid_hooks)
+        return EINVAL;
+    for (int hook = 0, last = -1; hook < NF_INET_NUMHOOKS; hook++) {
+        if (!(image->valid_hooks >> hook & 1))
+            continue;
+        if (!(hooks & underflows & 1u << hook) || image->hook_entry[hook] > image->underflow[hook])
+            return EINVAL;
+        /* one chain after the other, as iptables writes them */
+        if (last >= 0 && image->hook_entry[hook] <= image->underflow[last])
+            return EINVAL;
+        last = hook;
+    }
+    return 0;
+}
+
+bool nfk_image_same(const struct nfk_image *left, const struct nfk_image *right)
+{
+    size_t counters = left->family == AF_INET6 ? offsetof(struct ip6t_entry, counters)
+                                               : offsetof(struct ipt_entry, counters);
+    size_t head = nfk_head_size(left->family), at = 0, next;
+
+    if (left->size != right->size || left->number != right->number)
+        return false;
+    for (; at < left->size; at += next) {
+        const unsigned char *a = left->entries + at, *b = right->entries + at;
+
+        next = nfk_next_offset(left->family, a);
+        if (memcmp(a, b, counters) != 0 || memcmp(a + head, b + head, next - head) != 0)
+            return false;
+    }
+    return true;
+}
