@@ -1,6 +1,6 @@
-"""What one rule more costs in a table without state: nfkeep.transaction beside libip4tc in C, and beside `iptables -A`.
+"""What one rule more costs in a table without state: nfkeep beside libip4tc in C and `iptables -A`.
 
-Run as root: python benchmarks/tables.py [--rules 10 1000 10000 50000]. In network namespaces of its own; both take turns,
+Run as root: python benchmarks/tables.py [--rules 10 1000 10000 50000]. In namespaces of its own. Both take turns,
 so that the ratios count whatever else the machine does. Needs a C compiler and libip4tc's headers.
 """
 

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <unistd.h>
 
+#include "xtables_block.h"
 #include "xtables_table.h"
 
 static const char *const hook_names[NF_INET_NUMHOOKS] = {"PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"};
@@ -21,7 +22,8 @@ void *nfk_table_memory(nfk_table *table, size_t size)
 
 static void free_chain(struct chain *chain)
 {
-    free(chain->rules);
+    if (chain->own)
+        free(chain->rules);
     free(chain);
 }
 
@@ -31,6 +33,8 @@ void nfk_table_drop_chains(nfk_table *table)
         free_chain(table->chains[i]);
     free(table->chains);
     free(table->by_name);
+    nfk_block_free(table->first_rules);
+    table->first_rules = NULL;
     table->chains = table->by_name = NULL;
     table->chain_count = table->chain_room = 0;
 }
@@ -143,24 +147,19 @@ int nfk_chain_make_room(struct chain *chain)
 
     if (chain->count < chain->room)
         return 0;
-    grown = realloc(chain->rules, room * sizeof(*grown));
+    grown = realloc(chain->own ? chain->rules : NULL, room * sizeof(*grown));
     if (!grown)
         return ENOMEM;
+    if (!chain->own && chain->count)
+        memcpy(grown, chain->rules, chain->count * sizeof(*grown));
     chain->rules = grown;
+    chain->own = true;
     chain->room = room;
     return 0;
 }
 
-static int add_rule(struct chain *chain, struct rule rule)
-{
-    int error = nfk_chain_make_room(chain);
-
-    if (!error)
-        chain->rules[chain->count++] = rule;
-    return error;
-}
-
-static int begin_chain(nfk_table *table, const char *name, int hook, size_t start, struct chain **chain)
+static int begin_chain(nfk_table *table, const char *name, int hook, size_t start, struct rule *rules,
+                       struct chain **chain)
 {
     int error;
 
@@ -170,6 +169,7 @@ static int begin_chain(nfk_table *table, const char *name, int hook, size_t star
     if (!*chain)
         return ENOMEM;
     (*chain)->start = start;
+    (*chain)->rules = rules;
     error = nfk_chain_add(table, *chain);
     if (error)
         free_chain(*chain);
@@ -184,11 +184,13 @@ static int end_chain(struct chain *chain)
     if (!chain->count || chain->rules[chain->count - 1].ending != TO_VERDICT)
         return EINVAL;
     chain->count--;
+    chain->room = chain->count;
     return 0;
 }
 
 static int read_chains(nfk_table *table, const struct nfk_image *image, bool kernel)
 {
+    struct rule *next_rule = table->first_rules;
     struct chain *chain = NULL;
     uint32_t index = 0;
     int error = 0, hook = -1;
@@ -200,7 +202,7 @@ static int read_chains(nfk_table *table, const struct nfk_image *image, bool ker
 
         for (int each = 0; each < NF_INET_NUMHOOKS; each++)
             if (image->valid_hooks >> each & 1 && image->hook_entry[each] == at) {
-                error = begin_chain(table, hook_names[each], hook = each, at, &chain);
+                error = begin_chain(table, hook_names[each], hook = each, at, next_rule, &chain);
                 if (error)
                     return error;
             }
@@ -214,9 +216,13 @@ static int read_chains(nfk_table *table, const struct nfk_image *image, bool ker
             error = end_chain(chain);
             chain = NULL;
             if (!error && next < image->size)
-                error = begin_chain(table, ((const struct xt_error_target *)target)->errorname, -1, next, &chain);
+                error = begin_chain(table, ((const struct xt_error_target *)target)->errorname, -1, next, next_rule,
+                                    &chain);
+        } else if (chain) {
+            *next_rule++ = rule;
+            chain->room = ++chain->count;
         } else {
-            error = chain ? add_rule(chain, rule) : EINVAL;
+            error = EINVAL;
         }
         at = next;
     }
@@ -260,12 +266,16 @@ static int find_jumps(nfk_table *table)
     return error;
 }
 
-int nfk_table_take_apart(nfk_table *table, const struct nfk_image *image, bool kernel)
+int nfk_table_take_apart(nfk_table *table, struct nfk_image *image, bool kernel)
 {
     int error = nfk_image_check(image);
 
-    if (!error)
-        error = read_chains(table, image, kernel);
+    if (error)
+        return error;
+    table->first_rules = nfk_block(image->number * sizeof(*table->first_rules));
+    if (!table->first_rules)
+        return ENOMEM;
+    error = read_chains(table, image, kernel);
     return error ? error : find_jumps(table);
 }
 

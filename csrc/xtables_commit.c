@@ -6,6 +6,7 @@
 #include <errno.h>
 #include <sys/socket.h>
 
+#include "xtables_block.h"
 #include "xtables_table.h"
 
 /* struct ip6t_replace has the same layout (linux/netfilter_ipv6/ip6_tables.h). */
@@ -49,6 +50,7 @@ static void write_head(int family, unsigned char *into, size_t target_size)
 {
     size_t head = nfk_head_size(family);
 
+    memset(into, 0, head + target_size);
     if (family == AF_INET6) {
         ((struct ip6t_entry *)into)->target_offset = head;
         ((struct ip6t_entry *)into)->next_offset = head + target_size;
@@ -125,8 +127,8 @@ static void write_chains(nfk_table *table, struct written *out)
 
 static void written_free(struct written *out)
 {
-    free(out->replace);
-    free(out->rules);
+    nfk_block_free(out->replace);
+    nfk_block_free(out->rules);
 }
 
 static int write_out(nfk_table *table, struct written *out)
@@ -137,10 +139,11 @@ static int write_out(nfk_table *table, struct written *out)
     if (size > INT32_MAX)
         return E2BIG;
     out->size = sizeof(*out->replace) + size;
-    out->replace = calloc(1, out->size);
-    out->rules = calloc(entries, sizeof(*out->rules));
+    out->replace = nfk_block(out->size);
+    out->rules = nfk_block_zeroed(entries * sizeof(*out->rules));
     if (!out->replace || !out->rules)
         return ENOMEM;
+    memset(out->replace, 0, sizeof(*out->replace));
     strcpy(out->replace->name, table->name);
     out->replace->valid_hooks = table->image.valid_hooks;
     out->replace->num_entries = entries;
@@ -174,33 +177,32 @@ static void carry(const nfk_table *table, const struct written *out, struct xt_c
     }
 }
 
-static int add_counters(const nfk_table *table, uint32_t number, const struct xt_counters *counters)
+/* Counters for so many entries, all zero. */
+static struct xt_counters_info *new_counters(const nfk_table *table, uint32_t number)
 {
-    struct xt_counters_info *info;
-    int error;
+    struct xt_counters_info *info = nfk_block_zeroed(sizeof(*info) + number * sizeof(*info->counters));
 
-    info = malloc(sizeof(*info) + number * sizeof(*counters));
-    if (!info)
-        return ENOMEM;
-    memset(info, 0, sizeof(*info));
-    strcpy(info->name, table->name);
-    info->num_counters = number;
-    memcpy(info->counters, counters, number * sizeof(*counters));
-    error = set_option(table, IPT_SO_SET_ADD_COUNTERS, IP6T_SO_SET_ADD_COUNTERS, info,
-                       sizeof(*info) + number * sizeof(*counters));
-    free(info);
-    return error;
+    if (info) {
+        strcpy(info->name, table->name);
+        info->num_counters = number;
+    }
+    return info;
+}
+
+static int add_counters(const nfk_table *table, const struct xt_counters_info *info)
+{
+    return set_option(table, IPT_SO_SET_ADD_COUNTERS, IP6T_SO_SET_ADD_COUNTERS, info,
+                      sizeof(*info) + info->num_counters * sizeof(*info->counters));
 }
 
 /* One replace and its counters. `old`: entries in the kernel now; their last counters go to table->replaced. */
 static int replace(nfk_table *table, struct written *out, uint32_t old, int *applied)
 {
-    struct xt_counters *counters = calloc(out->replace->num_entries, sizeof(*counters));
+    struct xt_counters_info *info = new_counters(table, out->replace->num_entries);
     int error = 0;
 
-    free(table->replaced);
-    table->replaced = calloc(old, sizeof(*table->replaced));
-    if (!counters || !table->replaced)
+    table->replaced = nfk_block_zeroed(old * sizeof(*table->replaced));
+    if (!info || !table->replaced)
         error = ENOMEM;
     if (!error) {
         out->replace->num_counters = old;
@@ -209,10 +211,10 @@ static int replace(nfk_table *table, struct written *out, uint32_t old, int *app
         *applied = !error;
     }
     if (!error) {
-        carry(table, out, counters);
-        error = add_counters(table, out->replace->num_entries, counters);
+        carry(table, out, info->counters);
+        error = add_counters(table, info);
     }
-    free(counters);
+    nfk_block_free(info);
     return error;
 }
 
@@ -250,10 +252,10 @@ int nfk_table_revert(nfk_table *table)
     struct written new = {0};
     struct ipt_replace *old = calloc(1, sizeof(*old) + image->size);
     struct xt_counters *since = calloc(table->written + 1, sizeof(*since));
-    struct xt_counters *counters = calloc(image->number, sizeof(*counters));
+    struct xt_counters_info *info = new_counters(table, image->number);
     int error = table->written ? write_out(table, &new) : EINVAL; /* once more, to know whose counter is where */
 
-    if (!error && (!old || !since || !counters))
+    if (!error && (!old || !since || !info))
         error = ENOMEM;
     if (!error) {
         strcpy(old->name, table->name);
@@ -268,13 +270,13 @@ int nfk_table_revert(nfk_table *table)
         error = set_option(table, IPT_SO_SET_REPLACE, IP6T_SO_SET_REPLACE, old, sizeof(*old) + image->size);
     }
     if (!error) {
-        carry_back(table, new.rules, since, counters);
-        error = add_counters(table, image->number, counters);
+        carry_back(table, new.rules, since, info->counters);
+        error = add_counters(table, info);
     }
     written_free(&new);
     free(old);
     free(since);
-    free(counters);
+    nfk_block_free(info);
     return error;
 }
 
@@ -285,21 +287,21 @@ int nfk_table_unchanged(nfk_table *table)
 
     if (error)
         return -error;
-    same = nfk_image_same(&table->image, &now);
+    same = nfk_image_check(&now) == 0 && nfk_image_same(&table->image, &now);
     nfk_image_free(&now);
     return same;
 }
 
 int nfk_table_count(nfk_table *table, const uint64_t *packets, const uint64_t *bytes, uint32_t number)
 {
-    struct xt_counters *counters = calloc(number + 1, sizeof(*counters));
+    struct xt_counters_info *info = new_counters(table, number);
     int error;
 
-    if (!counters)
+    if (!info)
         return ENOMEM;
     for (uint32_t i = 0; i < number; i++)
-        counters[i] = (struct xt_counters){packets[i], bytes[i]};
-    error = add_counters(table, number, counters);
-    free(counters);
+        info->counters[i] = (struct xt_counters){packets[i], bytes[i]};
+    error = add_counters(table, info);
+    nfk_block_free(info);
     return error;
 }

@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <sys/socket.h>
 
+#include "xtables_block.h"
 #include "xtables_image.h"
 
 int nfk_image_read(int family, int fd, const char *name, struct nfk_image *image)
@@ -22,10 +23,10 @@ int nfk_image_read(int family, int fd, const char *name, struct nfk_image *image
         size = sizeof(info);
         if (getsockopt(fd, level, v6 ? IP6T_SO_GET_INFO : IPT_SO_GET_INFO, &info, &size) < 0)
             return errno;
-        /* Zeroed: of a name the kernel writes no more than up to its NUL, and entries are compared. */
-        block = calloc(1, sizeof(*block) + info.size);
+        block = nfk_block(sizeof(*block) + info.size);
         if (!block)
             return ENOMEM;
+        memset(block, 0, sizeof(*block));
         strcpy(block->name, name);
         block->size = info.size;
         size = sizeof(*block) + info.size;
@@ -38,7 +39,7 @@ int nfk_image_read(int family, int fd, const char *name, struct nfk_image *image
             return 0;
         }
         error = errno;
-        free(block);
+        nfk_block_free(block);
         if (error != EAGAIN) /* EAGAIN: it changed its size between the two calls */
             return error;
     }
@@ -47,21 +48,26 @@ int nfk_image_read(int family, int fd, const char *name, struct nfk_image *image
 
 void nfk_image_free(struct nfk_image *image)
 {
-    free(image->block);
+    nfk_block_free(image->block);
     memset(image, 0, sizeof(*image));
 }
 
-static bool name_ends(const char *name)
+/* Of a name the kernel writes no more than up to its NUL; what follows is zeroed, as entries are compared. */
+static bool name_ends(char *name)
 {
-    return memchr(name, '\0', XT_EXTENSION_MAXNAMELEN) != NULL;
+    char *end = memchr(name, '\0', XT_EXTENSION_MAXNAMELEN);
+
+    if (end)
+        memset(end, 0, name + XT_EXTENSION_MAXNAMELEN - end);
+    return end != NULL;
 }
 
 /* The length of the entry at `at`, 0 if it is none. */
-static size_t entry_length(const struct nfk_image *image, size_t at)
+static size_t entry_length(struct nfk_image *image, size_t at)
 {
     size_t head = nfk_head_size(image->family), left = image->size - at, end, next;
-    const unsigned char *entry = image->entries + at;
-    const struct xt_entry_target *target;
+    unsigned char *entry = image->entries + at;
+    struct xt_entry_target *target;
 
     if (left < head + sizeof(*target))
         return 0;
@@ -71,7 +77,7 @@ static size_t entry_length(const struct nfk_image *image, size_t at)
         || end + sizeof(*target) > next)
         return 0;
     for (size_t match_at = head; match_at < end;) {
-        const struct xt_entry_match *match = (const void *)(entry + match_at);
+        struct xt_entry_match *match = (void *)(entry + match_at);
 
         if (end - match_at < sizeof(*match) || match->u.match_size < sizeof(*match)
             || match->u.match_size > end - match_at || match->u.match_size % __alignof__(struct xt_counters)
@@ -79,7 +85,7 @@ static size_t entry_length(const struct nfk_image *image, size_t at)
             return 0;
         match_at += match->u.match_size;
     }
-    target = (const void *)(entry + end);
+    target = (void *)(entry + end);
     if (target->u.target_size < sizeof(*target) || target->u.target_size != next - end
         || !name_ends(target->u.user.name))
         return 0;
@@ -92,7 +98,7 @@ static size_t entry_length(const struct nfk_image *image, size_t at)
     return next;
 }
 
-int nfk_image_check(const struct nfk_image *image)
+int nfk_image_check(struct nfk_image *image)
 {
     uint32_t hooks = 0, underflows = 0, number = 0;
     size_t at = 0, length;
@@ -102,8 +108,8 @@ int nfk_image_check(const struct nfk_image *image)
         if (!length)
             return EINVAL;
         for (int hook = 0; hook < NF_INET_NUMHOOKS; hook++) {
-            hooks |= image->hook_entry[hook] == at ? 1u << hook : 0;
-            underflows |= image->underflow[hook] == at ? 1u << hook : 0;
+            hooks |= (uint32_t)(image->hook_entry[hook] == at) << hook;
+            underflows |= (uint32_t)(image->underflow[hook] == at) << hook;
         }
     }
     if (number != image->number || image->valid_hooks >> NF_INET_NUMHOOKS || !image->valid_hooks)

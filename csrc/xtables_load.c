@@ -67,6 +67,7 @@ int nfk_table_load(nfk_table *table, const struct nfk_layout *layout)
     memcpy(image.entries, layout->entries, layout->size);
     now.memory = table->memory;
     table->chains = table->by_name = NULL;
+    table->first_rules = NULL;
     table->chain_count = table->chain_room = 0;
     error = nfk_table_take_apart(table, &image, false);
     if (error) {

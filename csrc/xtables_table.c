@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "xtables_block.h"
 #include "xtables_table.h"
 
 static nfk_table *new_table(int family, const char *name, int *error)
@@ -54,7 +55,7 @@ void nfk_table_close(nfk_table *table)
     }
     if (table->fd >= 0)
         close(table->fd);
-    free(table->replaced);
+    nfk_block_free(table->replaced);
     free(table);
 }
 

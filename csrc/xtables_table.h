@@ -26,6 +26,7 @@ struct chain {
     int hook; /* -1: a user chain */
     struct rule *rules;
     size_t count, room;
+    bool own;                 /* whether `rules` is its own memory, and not a part of the table's first array */
     unsigned int references;
     struct rule policy;   /* of a base chain: the entry that the kernel falls upon; it has no own bytes if it is new */
     uint32_t start;       /* where its first rule lies: in the image, then in what is written */
@@ -45,6 +46,7 @@ struct nfk_table {
     struct chain **chains;        /* in table order: base chains by hook, then user chains */
     size_t chain_count, chain_room;
     struct chain **by_name;       /* the same, sorted */
+    struct rule *first_rules;     /* those of the image, chain after chain */
     struct piece *memory;
     struct xt_counters *replaced; /* after a commit: what each entry of the image had counted in the end */
     uint32_t written;             /* after a commit: how many entries the kernel has now */
@@ -52,7 +54,7 @@ struct nfk_table {
 
 struct chain *nfk_chain_find(const nfk_table *table, const char *name);
 /* Takes an image apart into chains and rules; `kernel`: its rules are those that the kernel counts for. */
-int nfk_table_take_apart(nfk_table *table, const struct nfk_image *image, bool kernel);
+int nfk_table_take_apart(nfk_table *table, struct nfk_image *image, bool kernel);
 void nfk_table_drop_chains(nfk_table *table);
 void *nfk_table_memory(nfk_table *table, size_t size);
 int nfk_chain_add(nfk_table *table, struct chain *chain);

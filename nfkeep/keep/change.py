@@ -1,18 +1,20 @@
-"""One change of one legacy table with its state kept: lock, observe, plan, replace, restore, verify, report.
+"""A change of legacy tables with their state kept: hold, shut, replace, restore, open, report.
 
-The steps that a transaction of our own and a run of the real iptables have in common.
+The steps that transactions of our own, a run of the real iptables and any other program's change have in common.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from nfkeep.errors import CommitError, StateLossError, UnsupportedError
-from nfkeep.keep import hold
+import attrs
+
+from nfkeep.errors import CommitError, ConflictError, StateLossError, UnsupportedError
+from nfkeep.keep import hold, quotas
 from nfkeep.keep.interrupts import deferred
-from nfkeep.keep.observe import Observation, StateKey, observe
-from nfkeep.keep.plan import Plan, limited, limits_of, make_plan
+from nfkeep.keep.observe import Observation, StateKey, observe, observe_table
+from nfkeep.keep.plan import limited, limits_of, make_plan
 from nfkeep.keep.report import Fidelity, Outcome, Report
 from nfkeep.keep.restore import Restoration
 from nfkeep.model import Family
@@ -20,69 +22,86 @@ from nfkeep.xtables import connlimit
 from nfkeep.xtables.entry import Extension
 from nfkeep.xtables.tables import TABLES, TableHandle, in_use
 
-Holds = tuple[tuple[StateKey, Extension], ...]
+Holds = Sequence[tuple[Family, StateKey, Extension]]
+"""Named states, each with an extension that names it."""
+
+_TRIES = 10
 
 
-def observe_others(family: Family, table: str) -> tuple[Observation, ...]:
-    """The family's other tables as they are; asking sets none up."""
-    return tuple(observe_table(family, name) for name in in_use(family) if name != table)
+@attrs.frozen(slots=True)
+class Replaced:
+    """A table as the kernel has it after its replace, and what became of the quotas in it.
 
-
-def observe_table(family: Family, table: str) -> Observation:
-    """A table as the kernel has it."""
-    with TableHandle(table, family) as handle:
-        return observe(handle)
-
-
-def apply(
-    before: Observation,
-    replace: Callable[[], tuple[Observation, bool]],
-    others: tuple[Observation, ...],
-    holds: Holds,
-    *,
-    keep_holds: bool = True,
-    refuse: bool = False,
-) -> Report:
-    """Run `replace` between gate and restoration.
-
-    It changes the kernel's table and gives the table as it is then, and whether it was replaced at all. `holds` are
-    placed before and taken down again where the new table names the state itself. Where this host has no means to
-    count flows again, the change goes on and the counts are reported lost; with `refuse`, StateLossError is raised
-    before anything is changed. The caller has the xtables lock.
+    `quotas` is None where somebody else has written the table, so that they are full again.
     """
-    family, table = before.family, before.table
-    plan: Plan | None = None
+
+    after: Observation
+    quotas: tuple[Outcome, ...] | None = ()
+
+
+@attrs.frozen(slots=True)
+class Change:
+    """One table of a change. `replace` gives None if the table was not replaced at all, and raises if it cannot be.
+
+    `revert` puts the table back as it was, counters going on; without it, what is replaced stays replaced.
+    """
+
+    before: Observation
+    replace: Callable[[], Replaced | None]
+    revert: Callable[[], None] | None = None
+
+    @property
+    def family(self) -> Family:
+        """The table's family."""
+        return self.before.family
+
+    @property
+    def table(self) -> str:
+        """The table's name."""
+        return self.before.table
+
+
+def apply(changes: Sequence[Change], holds: Holds = (), *, keep_holds: bool = True, refuse: bool = False) -> Report:
+    """Replace the tables between gates and restoration: all of them, or none if one fails.
+
+    `holds` are placed before, and taken down again where the new tables name the state themselves. Where this host
+    has no means to count flows again, the change goes on and the counts are reported lost; with `refuse`,
+    StateLossError is raised before anything is changed. The caller has the xtables lock.
+    """
     with deferred():
-        hold.place(family, holds, beside=table)
-        obsolete = {key for key, _ in holds}
+        obsolete = _place(holds, changes)
         try:
             with contextlib.ExitStack() as stack:
-                restoration, why_not = _shut(before, stack)
-                if why_not and refuse:
-                    raise StateLossError(_uncounted(limits_of(before), why_not))
-                after, replaced = replace()
-                plan = make_plan(before, after, others, hold=keep_holds) if replaced else None
-                outcomes: list[Outcome] = []
-                if plan is not None and restoration is not None:
-                    outcomes += restoration.count_again(plan)
-                    restoration.open_gate()
-                elif plan is not None:
-                    outcomes += _uncounted((each.where for each in plan.limits), why_not)
-                gate_seconds = restoration.gate_seconds if restoration is not None and replaced else 0.0
+                gates = [_shut(change.before, stack) for change in changes]
+                _refuse_uncounted(changes, gates, refuse)
+                replaced = _replace_all(changes, gates)
+                report = _restore(changes, gates, replaced, obsolete, keep_holds)
         except CommitError as error:
             if error.applied:
-                obsolete = set()  # better to hold too much than to lose a list
+                obsolete = {}  # better to hold too much than to lose a list
             raise
         finally:
-            if plan is not None:
-                obsolete = (obsolete - {key for key, _ in plan.holds}) | plan.returned
-            if obsolete:
-                hold.take_down(family, obsolete)
-    return Report((*outcomes, *(plan.outcomes if plan is not None else ())), gate_seconds)
+            for family, keys in obsolete.items():
+                if keys:
+                    hold.take_down(family, keys)
+    return report
 
 
-def _shut(before: Observation, stack: contextlib.ExitStack) -> tuple[Restoration | None, str]:
-    """The restoration with its gate shut; None if nothing is limited, or if it cannot be, with the reason."""
+Gate = tuple[Restoration | None, str]
+"""The restoration with its gate shut; None if nothing is limited, or if it cannot be, with the reason."""
+
+
+def _place(holds: Holds, changes: Sequence[Change]) -> dict[Family, set[StateKey]]:
+    """Place the holds; all keys that are to be taken down if nobody needs them, for each family concerned."""
+    placed: dict[Family, set[StateKey]] = {change.family: set() for change in changes}
+    for family, keys in placed.items():
+        states = [(key, extension) for of, key, extension in holds if of is family]
+        hold.place(family, states, beside={each.table for each in changes if each.family is family})
+        keys.update(key for key, _ in states)
+    return placed
+
+
+def _shut(before: Observation, stack: contextlib.ExitStack) -> Gate:
     shut = limited(before)
     if not shut:
         return None, ""
@@ -92,6 +111,108 @@ def _shut(before: Observation, stack: contextlib.ExitStack) -> tuple[Restoration
     except UnsupportedError as error:
         return None, str(error)
     return restoration, ""
+
+
+def _refuse_uncounted(changes: Sequence[Change], gates: Sequence[Gate], refuse: bool) -> None:
+    for change, (_, why_not) in zip(changes, gates, strict=True):
+        if why_not and refuse:
+            raise StateLossError(_uncounted(limits_of(change.before), why_not))
+
+
+def _replace_all(changes: Sequence[Change], gates: Sequence[Gate]) -> list[Replaced | None]:
+    """Replace one table after the other; if one fails, those before it are put back, and what they had counted too."""
+    replaced: list[Replaced | None] = []
+    try:
+        for change in changes:
+            replaced.append(change.replace())
+    except BaseException:
+        done = [each for each in zip(changes, gates, replaced, strict=False) if each[2] is not None]
+        for change, _, _ in reversed(done):
+            assert change.revert is not None, "only a single change has no way back"
+            change.revert()
+        back = [_now(change) for change, _, _ in done]
+        _restore([change for change, _, _ in done], [gate for _, gate, _ in done], back, {}, keep_holds=True)
+        raise
+    return replaced
+
+
+def _now(change: Change) -> Replaced:
+    """A table that was put back: its quotas are full."""
+    return Replaced(observe_table(change.family, change.table), quotas=None)
+
+
+def _restore(
+    changes: Sequence[Change],
+    gates: Sequence[Gate],
+    replaced: Sequence[Replaced | None],
+    obsolete: dict[Family, set[StateKey]],
+    keep_holds: bool,
+) -> Report:
+    """Put every state back, then open the gates. Of the holds, those that are needed are no longer `obsolete`."""
+    outcomes: list[Outcome] = []
+    needed: dict[Family, set[StateKey]] = {family: set() for family in obsolete}
+    gate_seconds = 0.0
+    written = [
+        None if each is None else _with_quotas(change.before, each)
+        for change, each in zip(changes, replaced, strict=True)
+    ]
+    for change, (restoration, why_not), known in zip(changes, gates, written, strict=True):
+        if known is None:
+            continue
+        after, of_quotas = known
+        plan = make_plan(change.before, after, _others(change, written, changes), hold=keep_holds)
+        if restoration is not None:
+            outcomes += restoration.count_again(plan)
+            restoration.open_gate()
+            gate_seconds = max(gate_seconds, restoration.gate_seconds)
+        else:
+            outcomes += _uncounted((limit.where for limit in plan.limits), why_not)
+        outcomes += (*plan.outcomes, *of_quotas)
+        if change.family in obsolete:
+            obsolete[change.family] |= plan.returned
+            needed[change.family].update(key for key, _ in plan.holds)
+    for family, keys in needed.items():
+        obsolete[family] -= keys
+    return Report(tuple(dict.fromkeys(outcomes)), gate_seconds)
+
+
+def _with_quotas(before: Observation, each: Replaced) -> tuple[Observation, tuple[Outcome, ...]]:
+    """Have what is left of the quotas written into a table that somebody else has written."""
+    if each.quotas is not None:
+        return each.after, each.quotas
+    plan = make_plan(before, each.after)
+    if not plan.quotas:
+        return each.after, ()
+    for tries_left in reversed(range(_TRIES)):
+        with TableHandle(before.table, before.family) as handle:
+            now = observe(handle)
+            carried = quotas.carry(handle, now, make_plan(before, now).quotas)
+            try:
+                handle.commit()
+            except ConflictError:
+                if not tries_left:
+                    raise
+                continue
+            return observe_table(before.family, before.table), tuple(quotas.outcomes(handle, now, carried))
+    raise AssertionError("the last try returns or raises")
+
+
+def _others(
+    change: Change, written: Sequence[tuple[Observation, tuple[Outcome, ...]] | None], changes: Sequence[Change]
+) -> tuple[Observation, ...]:
+    """The family's other tables, as they are now."""
+    if not any(change.before.stateful()):
+        return ()
+    known = {
+        other.table: after[0]
+        for other, after in zip(changes, written, strict=True)
+        if after is not None and other.family is change.family
+    }
+    return tuple(
+        known[name] if name in known else observe_table(change.family, name)
+        for name in in_use(change.family)
+        if name != change.table
+    )
 
 
 def _uncounted(places: Iterable[str], why_not: str) -> tuple[Outcome, ...]:

@@ -11,8 +11,9 @@ import attrs
 
 from nfkeep.errors import InvalidRuleError, PermissionDeniedError, UnsupportedError
 from nfkeep.keep.arguments import Arguments, read_arguments
-from nfkeep.keep.change import apply, observe_others, observe_table
-from nfkeep.keep.observe import Observation
+from nfkeep.keep.change import Change, Replaced, apply
+from nfkeep.keep.observe import Observation, observe_table
+from nfkeep.keep.plan import can_hold
 from nfkeep.keep.report import Report
 from nfkeep.model import Family
 from nfkeep.xtables.lock import XtablesLock
@@ -76,15 +77,15 @@ def _run_kept(family: Family, parsed: Arguments, binary: str, arguments: Sequenc
     counters = _counters(family, parsed.table) if any(before.stateful()) else ()
     status = 0
 
-    def replace() -> tuple[Observation, bool]:
+    def replace() -> Replaced | None:
         nonlocal status
         status = _run(binary, arguments, locks)
         after = observe_table(family, parsed.table)
-        return after, status == 0 or _was_replaced(before, after, counters)
+        replaced = status == 0 or _was_replaced(before, after, counters)
+        return Replaced(after, quotas=None) if replaced else None
 
-    others = observe_others(family, parsed.table) if any(before.stateful()) else ()
-    holds = tuple(before.named().items()) if parsed.may_remove else ()
-    report = apply(before, replace, others, tuple(hold for hold in holds if hold[0][0] in ("recent", "hashlimit")))
+    holds = before.named().items() if parsed.may_remove else ()
+    report = apply([Change(before, replace)], [(family, key, extension) for key, extension in holds if can_hold(key)])
     return Finished(status, binary, report)
 
 

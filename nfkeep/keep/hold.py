@@ -9,20 +9,21 @@ from __future__ import annotations
 import struct
 from collections.abc import Collection, Iterable
 
-from nfkeep.keep.observe import StateKey, observe, state_key
+from nfkeep.errors import UnsupportedError
+from nfkeep.keep.observe import HOLD_CHAIN, StateKey, state_key
 from nfkeep.model import Family, Rule
 from nfkeep.xtables.entry import Extension, decode
 from nfkeep.xtables.stateful import IN_RULE, extensions
 from nfkeep.xtables.tables import TableHandle, in_use
 
-CHAIN = "nfkeep-hold"
+CHAIN = HOLD_CHAIN
 
 _HEAD_SIZE = {Family.IPV4: 112, Family.IPV6: 168}
 _OFFSETS_AT = {Family.IPV4: 88, Family.IPV6: 140}
 
 
-def place(family: Family, states: Iterable[tuple[StateKey, Extension]], *, beside: str) -> None:
-    """Hold states, each by a copy of an extension that names it; `beside` is the table about to change.
+def place(family: Family, states: Iterable[tuple[StateKey, Extension]], *, beside: Collection[str] = ()) -> None:
+    """Hold states, each by a copy of an extension that names it; `beside` are the tables about to change.
 
     The caller has the xtables lock.
     """
@@ -75,18 +76,18 @@ def _keys(rule: Rule) -> set[StateKey]:
     return {key for extension in extensions(decode(rule)) if (key := state_key(extension)) is not None}
 
 
-def _quiet_table(family: Family, beside: str) -> str:
-    """A table whose replace resets nothing; raw, unless it is the one being changed or keeps state in its rules."""
-    for table in ("raw", "security", "mangle"):
-        if table == beside:
-            continue
+def _quiet_table(family: Family, beside: Collection[str]) -> str:
+    """A table whose replace resets nothing; raw, unless it is about to change or keeps state in its rules."""
+    free = [table for table in ("raw", "security", "mangle", "nat", "filter") if table not in beside]
+    if not free:
+        raise UnsupportedError("all tables are about to change, so none is left to hold a list in", feature="hold")
+    for table in free[:3]:
         if table not in in_use(family):
             return table
         with TableHandle(table, family) as handle:
-            observation = observe(handle)
-        if not any(e.name in IN_RULE for found in observation.found for e in extensions(found.entry)):
-            return table
-    return "raw" if beside != "raw" else "security"
+            if not handle.has(tuple(sorted(IN_RULE))):
+                return table
+    return free[0]
 
 
 def _inert(family: Family, extension: Extension) -> Rule:

@@ -11,6 +11,9 @@ from nfkeep.xtables.entry import Entry, Extension, decode
 from nfkeep.xtables.stateful import IN_RULE, NAMED, SCANNED, extensions, state_name
 from nfkeep.xtables.tables import TableHandle
 
+HOLD_CHAIN = "nfkeep-hold"
+"""The chain of the inert rules that keep a state alive; see nfkeep.keep.hold."""
+
 StateKey = tuple[str, str]
 """Kind and name of a named state, as ("recent", "sshd"); a rateest match and a RATEEST target share one kind."""
 
@@ -43,11 +46,12 @@ class Observation:
         kinds = IN_RULE | NAMED
         return (each for each in self.found if any(e.name in kinds for e in extensions(each.entry)))
 
-    def named(self) -> dict[StateKey, Extension]:
-        """The named states that the table refers to, each with one extension that does."""
+    def named(self, *, holds: bool = True) -> dict[StateKey, Extension]:
+        """The named states that the table refers to, each with one extension that does; without `holds`, in earnest."""
         return {
             key: extension
             for each in self.found
+            if holds or each.chain != HOLD_CHAIN
             for extension in extensions(each.entry)
             if (key := state_key(extension)) is not None
         }
@@ -68,3 +72,9 @@ def observe(handle: TableHandle) -> Observation:
     chains = tuple(handle.chains())
     found = tuple(Found(chains[chain], position, rule, decode(rule)) for chain, position, rule in handle.scan(SCANNED))
     return Observation(handle.name, handle.family, chains, found)
+
+
+def observe_table(family: Family, table: str) -> Observation:
+    """A table as the kernel has it."""
+    with TableHandle(table, family) as handle:
+        return observe(handle)

@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import attrs
 
 from nfkeep.conntrack import Conntrack
-from nfkeep.keep.change import observe_table
 from nfkeep.keep.hold import CHAIN, held
-from nfkeep.keep.observe import Found, Observation, StateKey
+from nfkeep.keep.observe import Found, Observation, StateKey, observe_table
 from nfkeep.keep.paths import Reach
 from nfkeep.keep.plan import make_plan
 from nfkeep.keep.report import Fidelity

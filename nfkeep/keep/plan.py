@@ -49,12 +49,14 @@ class Limit:
 
 @attrs.frozen(slots=True)
 class Plan:
-    """What to do: `limits` to count again, named states to hold, and what is known about everything else.
+    """What to do: `limits` to count again, `quotas` of which the rest is to be written (the rule that had it, and that
+    which goes on), named states to hold, and what is known about everything else.
 
     `needs_new`: some rule on the way asks for a conntrack state, so opening packets must really be NEW.
     """
 
     limits: tuple[Limit, ...]
+    quotas: tuple[tuple[Found, Found], ...]
     holds: tuple[tuple[StateKey, Extension], ...]
     returned: frozenset[StateKey]
     outcomes: tuple[Outcome, ...]
@@ -71,6 +73,7 @@ def make_plan(
     """Plan for a replace that turns `before` into `after`; `others` are the family's other tables as they are."""
     others = tuple(others)
     limits: list[Limit] = []
+    left: list[tuple[Found, Found]] = []
     outcomes: list[Outcome] = []
     reach, reached_before = Reach(after), Reach(before)
     hazards = _hazards(reach, others)
@@ -84,9 +87,11 @@ def make_plan(
                     limits.append(planned)
                 else:
                     outcomes.append(planned)
-            elif (outcome := _in_rule(after, old, new, extension)) is not None:
+            elif extension.name == quota.NAME:
+                left.append((old, new))
+            elif (outcome := _in_rule(after, new, extension)) is not None:
                 outcomes.append(outcome)
-    elsewhere = {key for other in others for key in other.named()}
+    elsewhere = {key for other in others for key in other.named(holds=False)}
     named, still_named = before.named(), after.named()
     gone = {key: e for key, e in named.items() if key not in still_named and key not in elsewhere}
     outcomes += _named(before, after, elsewhere)
@@ -94,7 +99,8 @@ def make_plan(
     outcomes += _mild_hazards(after, hazards, limits)
     return Plan(
         tuple(limits),
-        tuple((key, e) for key, e in gone.items() if hold and _can_be_held(key)),
+        tuple(left),
+        tuple((key, e) for key, e in gone.items() if hold and can_hold(key)),
         frozenset(still_named.keys() - named.keys()),
         tuple(outcomes),
         any(asks_state(each.entry) for seen in (after, *others) for each in seen.found),
@@ -218,16 +224,12 @@ def _mild_hazards(after: Observation, hazards: tuple[_Hazard, ...], limits: list
     ]
 
 
-def _in_rule(after: Observation, old: Found, new: Found, extension: Extension) -> Outcome | None:
-    """What a replace does to state in a rule that nothing is done about yet."""
+def _in_rule(after: Observation, new: Found, extension: Extension) -> Outcome | None:
+    """What a replace does to state in a rule that nothing can be done about: no program can read or write it."""
     where = after.where(new)
     if extension.name == limit.NAME:
         detail = f"the bucket is full again: up to {limit.burst(extension)} packets more than allowed, once"
         return Outcome(limit.NAME, where, Fidelity.APPROXIMATED, detail)
-    if extension.name == quota.NAME:
-        total, used = quota.quota(extension), old.rule.counters.bytes
-        detail = f"starts again at {total} bytes; the rule had counted {min(used, total)} bytes"
-        return Outcome(quota.NAME, where, Fidelity.LOST, detail)
     if extension.name == statistic.NAME and (n := statistic.every(extension)) is not None:
         detail = f"starts its round of {n} packets again: at most {n - 1} packets out of step, once"
         return Outcome(statistic.NAME, where, Fidelity.APPROXIMATED, detail)
@@ -268,10 +270,11 @@ def _raised_hit_counts(before: Observation, after: Observation) -> set[StateKey]
 def _gone(before: Observation, key: StateKey, *, hold: bool) -> Outcome:
     kind, name = key
     where = f"{before.family} {name}"
-    if hold and _can_be_held(key):
+    if hold and can_hold(key):
         return Outcome(kind, where, Fidelity.HELD, "its last rule went; kept until a rule names it again")
     return Outcome(kind, where, Fidelity.LOST, f"its last rule in the {before.family} tables went")
 
 
-def _can_be_held(key: StateKey) -> bool:
-    return key[0] in ("recent", "hashlimit")
+def can_hold(key: StateKey) -> bool:
+    """Whether an inert rule keeps this state alive as it is."""
+    return key[0] in ("recent", "hashlimit", "rateest")

@@ -6,6 +6,7 @@ C memory has one owner, `TableHandle`; text calls are serialised, because libxta
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
 import threading
@@ -177,19 +178,17 @@ class TableHandle:
             yield self._rule(rule, size[0])
             index += 1
 
-    def has(self, names: Sequence[str]) -> bool:
+    def has(self, names: tuple[str, ...]) -> bool:
         """Whether any rule carries a match or a target of one of `names`."""
-        words = [ffi.new("char[]", name.encode()) for name in names]
-        return bool(lib.nfk_table_has(self._table, ffi.new("char *[]", words), len(words)))
+        return bool(lib.nfk_table_has(self._table, _words(names)[0], len(names)))
 
-    def scan(self, names: Sequence[str], *, jumps: bool = True) -> list[tuple[int, int, Rule]]:
+    def scan(self, names: tuple[str, ...], *, jumps: bool = True) -> list[tuple[int, int, Rule]]:
         """Rules that carry an extension of one of `names` or, with `jumps`, go to a user chain.
 
         As (index of the chain in `chains()`, position from 1, rule).
         """
-        words = [ffi.new("char[]", name.encode()) for name in names]
         hits, found = ffi.new("struct nfk_hit **"), ffi.new("size_t *")
-        if lib.nfk_table_scan(self._table, ffi.new("char *[]", words), len(words), jumps, hits, found):
+        if lib.nfk_table_scan(self._table, _words(names)[0], len(names), jumps, hits, found):
             raise MemoryError
         try:
             return [
@@ -393,6 +392,13 @@ def write_recent(list_file: int, lock: int, ear: int, command: bytes) -> int:
     """
     result: int = _lib.nfk_recent_write(list_file, lock, ear, command, len(command))
     return result
+
+
+@functools.cache
+def _words(names: tuple[str, ...]) -> tuple[Any, list[Any]]:
+    """Names as C takes them, and what keeps them alive."""
+    words = [ffi.new("char[]", name.encode()) for name in names]
+    return ffi.new("char *[]", words), words
 
 
 def _text(chars: Any) -> str:

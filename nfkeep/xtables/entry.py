@@ -95,6 +95,18 @@ def decode(rule: Rule) -> Entry:
     )
 
 
+def with_match(rule: Rule, index: int, match: Extension) -> Rule:
+    """The rule with other data, of the same length, in its match number `index`, from 0."""
+    _, at = _OFFSETS[rule.family]
+    for _ in range(index):
+        size, _passed = _extension(rule.entry, at)
+        at += size
+    size, old = _extension(rule.entry, at)
+    if (old.name, old.revision, len(old.data)) != (match.name, match.revision, len(match.data)):
+        raise ValueError(f"match {index} is {old.name}, not {match.name} of the same length")
+    return attrs.evolve(rule, entry=rule.entry[: at + 32] + match.data + rule.entry[at + size :])
+
+
 def _extension(raw: bytes, at: int) -> tuple[int, Extension]:
     size, name, revision = _EXTENSION.unpack_from(raw, at)
     return size, Extension(name.split(b"\0")[0].decode(errors="surrogateescape"), revision, raw[at + 32 : at + size])

@@ -14,6 +14,9 @@ IN_RULE = frozenset({connlimit.NAME, limit.NAME, quota.NAME, statistic.NAME})
 #: State that the kernel finds by name; it lives while any rule of that name does.
 NAMED = frozenset({recent.NAME, hashlimit.NAME, "rateest", "RATEEST", "IDLETIMER"})
 
+#: Any of these in a table makes a replace of it a matter of state.
+KEEPING = tuple(sorted(IN_RULE | NAMED))
+
 #: What else a packet that merely passes would leave a trace in, or send out of the host.
 _TRACES = frozenset(
     {

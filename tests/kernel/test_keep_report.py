@@ -44,7 +44,7 @@ def fill(namespace: Namespace) -> None:
 
 FATES = {
     "limit": ("-m limit --limit 1/min --limit-burst 7 -j ACCEPT", "limit", Fidelity.APPROXIMATED, "up to 7 packets"),
-    "quota": ("-m quota --quota 5000 -j ACCEPT", "quota", Fidelity.LOST, "starts again at 5000 bytes"),
+    "quota": ("-m quota --quota 5000 -j ACCEPT", "quota", Fidelity.RESTORED, "5000 of 5000 bytes are left"),
     "nth": ("-m statistic --mode nth --every 3 --packet 0 -j DROP", "statistic", Fidelity.APPROXIMATED,
             "round of 3 packets"),
     "recent": (RECENT, "recent", Fidelity.SURVIVES, "still named"),
@@ -65,11 +65,12 @@ def test_each_state_has_its_outcome(namespace: Namespace, rule: str, kind: str, 
 
 
 def test_the_quota_used_is_told(namespace: Namespace) -> None:
-    """The report says how much of a quota had been used."""
+    """What is left of a quota is written into the rule, and the report says it."""
     namespace.run("iptables-legacy -A INPUT -i lo -p udp -m quota --quota 100000 -j ACCEPT")
     namespace.run(["bash", "-c", "echo x > /dev/udp/127.0.0.1/53"])
     (outcome,) = change(namespace).outcomes
-    assert "had counted 30 bytes" in outcome.detail
+    assert outcome.fidelity is Fidelity.RESTORED
+    assert "99970 of 100000 bytes are left" in outcome.detail
 
 
 def test_random_statistic_and_stateless_rules_are_not_mentioned(namespace: Namespace) -> None:

@@ -130,14 +130,15 @@ def test_what_cannot_be_reached_is_lost() -> None:
 
 
 def test_states_of_the_rule_that_a_replace_resets() -> None:
-    """limit and nth are approximated, a quota is lost, a random statistic is nothing."""
+    """limit and nth are approximated, what is left of a quota goes on, a random statistic is nothing."""
     seen = table(
         "INPUT -m limit --limit 1/min",
         "INPUT -m quota --quota 9",
         "INPUT -m statistic --mode nth --every 2 --packet 0",
         "INPUT -m statistic --mode random --probability 0.5",
     )
-    assert fates(seen, seen) == [("limit", "approximated"), ("quota", "lost"), ("statistic", "approximated")]
+    assert fates(seen, seen) == [("limit", "approximated"), ("statistic", "approximated")]
+    assert [(old.position, new.position) for old, new in make_plan(seen, seen).quotas] == [(2, 2)]
     assert fates(seen, table()) == []
 
 

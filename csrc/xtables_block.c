@@ -1,0 +1,69 @@
+/*
+ * A table of 50,000 rules takes 20 MB for the time of a change.  Fetched from the system anew each time, that is a page
+ * fault for every 4 KiB, which costs as much as the kernel's own work on the table.  So a few blocks are kept, of which
+ * any thread may take one.
+ */
+#include <stdalign.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "xtables_block.h"
+
+enum { KEPT = 6, LARGEST_KEPT = 32 << 20, SMALLEST_KEPT = 16 << 10, TOO_LARGE = 4 };
+
+struct block {
+    size_t size;
+    alignas(max_align_t) unsigned char bytes[];
+};
+
+static struct block *kept[KEPT];
+
+/* Into its place again, unless somebody has filled that meanwhile. */
+static void put_back(int place, struct block *block)
+{
+    struct block *none = NULL;
+
+    if (block && !__atomic_compare_exchange_n(&kept[place], &none, block, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+        free(block);
+}
+
+void *nfk_block(size_t size)
+{
+    struct block *block;
+
+    for (int i = 0; i < KEPT && size >= SMALLEST_KEPT; i++) {
+        block = __atomic_exchange_n(&kept[i], NULL, __ATOMIC_ACQ_REL);
+        if (block && block->size >= size && block->size / TOO_LARGE <= size)
+            return block->bytes;
+        put_back(i, block);
+    }
+    block = malloc(sizeof(*block) + size);
+    if (!block)
+        return NULL;
+    block->size = size;
+    return block->bytes;
+}
+
+void *nfk_block_zeroed(size_t size)
+{
+    void *block = nfk_block(size);
+
+    if (block)
+        memset(block, 0, size);
+    return block;
+}
+
+void nfk_block_free(void *bytes)
+{
+    struct block *block = bytes ? (struct block *)((unsigned char *)bytes - offsetof(struct block, bytes)) : NULL;
+
+    if (!block)
+        return;
+    for (int i = 0; i < KEPT && block->size >= SMALLEST_KEPT && block->size <= LARGEST_KEPT; i++) {
+        struct block *none = NULL;
+
+        if (__atomic_compare_exchange_n(&kept[i], &none, block, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+            return;
+    }
+    free(block);
+}

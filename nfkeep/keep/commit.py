@@ -1,0 +1,66 @@
+"""The end of a transaction: its tables are written, all or none, with the state kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from nfkeep.errors import StateLossError
+from nfkeep.keep import quotas
+from nfkeep.keep.change import Change, Replaced, apply
+from nfkeep.keep.editing import TableEdits
+from nfkeep.keep.observe import Observation, observe_table
+from nfkeep.keep.plan import make_plan
+from nfkeep.keep.report import Report
+from nfkeep.xtables.tables import in_use
+
+
+def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool) -> Report:
+    """Write what has changed. After ConflictError or StateLossError nothing has; of CommitError see `applied`."""
+    changed = [each for each in tables if each.changed]
+    afters = [each.observe_after() for each in changed]
+    if len(changed) == 1 and afters[0] is None:
+        changed[0].write()
+    if not changed or (len(changed) == 1 and afters[0] is None):
+        return Report()
+    befores = [each.before or _stateless(each) for each in changed]
+    wanted = [after or _stateless(each) for each, after in zip(changed, afters, strict=True)]
+    plans = [
+        make_plan(before, after, _others(after, wanted), hold=hold)
+        for before, after in zip(befores, wanted, strict=True)
+    ]
+    if refuse and (lost := Report(tuple(outcome for plan in plans for outcome in plan.outcomes)).lost):
+        raise StateLossError(lost)
+    holds = [
+        (before.family, key, extension)
+        for before, plan in zip(befores, plans, strict=True)
+        for key, extension in plan.holds
+    ]
+    changes = [_change(each, before) for each, before in zip(changed, befores, strict=True)]
+    return apply(changes, holds, keep_holds=hold, refuse=refuse)
+
+
+def _change(edits: TableEdits, before: Observation) -> Change:
+    def replace() -> Replaced:
+        after = edits.observe_after()
+        if after is None:
+            edits.write()
+            return Replaced(_stateless(edits))
+        carried = quotas.carry(edits.handle, after, make_plan(before, after).quotas)
+        edits.write()
+        # What counts is what the kernel has now, should somebody without the lock have followed at once.
+        now = observe_table(edits.family, edits.table)
+        return Replaced(now, tuple(quotas.outcomes(edits.handle, after, carried)))
+
+    return Change(before, replace, edits.handle.revert)
+
+
+def _stateless(edits: TableEdits) -> Observation:
+    return Observation(edits.table, edits.family, (), ())
+
+
+def _others(after: Observation, wanted: Sequence[Observation]) -> Iterator[Observation]:
+    """The family's other tables, as they will be."""
+    known = {each.table: each for each in wanted if each.family is after.family}
+    for name in in_use(after.family):
+        if name != after.table:
+            yield known.get(name) or observe_table(after.family, name)

@@ -1,0 +1,149 @@
+"""Changes to one legacy table, collected in memory and written later: what a transaction offers for each table."""
+
+from __future__ import annotations
+
+import string
+import time
+
+from nfkeep.errors import ConflictError, InvalidRuleError, NfkeepError
+from nfkeep.keep.observe import Observation, observe
+from nfkeep.model import Family, Rule
+from nfkeep.xtables.stateful import KEEPING
+from nfkeep.xtables.tables import TableHandle, check_name
+from nfkeep.xtables.text import parse
+
+_MOMENT_SECONDS = 0.001
+_LONGEST_CHAIN_NAME = 28  # XT_EXTENSION_MAXNAMELEN - 1
+
+
+class TableEdits:
+    """One table of a transaction. Changes are for the inside of the transaction's block.
+
+    Every method checks what it is given at once and raises InvalidRuleError in iptables' words, with nothing changed
+    by that call. Positions count from 1. A rule is a `Rule` or its text.
+    """
+
+    def __init__(self, table: str, family: Family) -> None:
+        check_name(table)
+        self.table = table
+        self.family = family
+        self.changed = False
+        self._handle: TableHandle | None = None
+        self._before: Observation | None = None
+        self._read_seconds = self._read_at = 0.0
+
+    def append(self, chain: str, rule: Rule | str) -> None:
+        """Add a rule at the end of a chain."""
+        self.handle.append(chain, self._rule(rule))
+        self.changed = True
+
+    def insert(self, chain: str, rule: Rule | str, position: int = 1) -> None:
+        """Add a rule so that it becomes number `position` of a chain."""
+        self.handle.insert(chain, self._rule(rule), position)
+        self.changed = True
+
+    def delete(self, chain: str, rule: Rule | str | None = None, *, position: int | None = None) -> None:
+        """Take out the first rule equal to `rule`, or rule number `position`."""
+        if (rule is None) == (position is None):
+            raise InvalidRuleError("delete wants either a rule or a position")
+        if rule is not None:
+            self.handle.delete(chain, self._rule(rule))
+        elif position is not None:
+            self.handle.delete_at(chain, position)
+        self.changed = True
+
+    def replace(self, chain: str, position: int, rule: Rule | str) -> None:
+        """Put a rule in the place of number `position`."""
+        self.handle.replace(chain, position, self._rule(rule))
+        self.changed = True
+
+    def flush(self, chain: str | None = None) -> None:
+        """Take out all rules of a chain, or of all chains."""
+        for each in self.handle.chains() if chain is None else [chain]:
+            self.handle.flush(each)
+        self.changed = True
+
+    def new_chain(self, chain: str) -> None:
+        """Add an empty user chain."""
+        _check_chain_name(chain)
+        self.handle.create_chain(chain)
+        self.changed = True
+
+    def delete_chain(self, chain: str) -> None:
+        """Take out a user chain, which must be empty and not jumped to."""
+        self.handle.delete_chain(chain)
+        self.changed = True
+
+    def rename_chain(self, chain: str, name: str) -> None:
+        """Give a user chain another name; jumps to it follow."""
+        _check_chain_name(name)
+        self.handle.rename_chain(chain, name)
+        self.changed = True
+
+    def set_policy(self, chain: str, policy: str) -> None:
+        """Set the policy of a base chain: ACCEPT or DROP."""
+        self.handle.set_policy(chain, policy)
+        self.changed = True
+
+    def zero_counters(self, chain: str | None = None) -> None:
+        """Set the counters of a chain and its rules to zero, or of all chains."""
+        for each in self.handle.chains() if chain is None else [chain]:
+            self.handle.zero(each)
+        self.changed = True
+
+    @property
+    def handle(self) -> TableHandle:
+        """The open table, for this package; raises NfkeepError outside the transaction's block."""
+        if self._handle is None:
+            raise NfkeepError("the transaction is not open; use it as `with nfkeep.transaction(…) as tx:`")
+        return self._handle
+
+    @property
+    def before(self) -> Observation | None:
+        """The table as it was when read; None if nothing in it keeps state."""
+        return self._before
+
+    def read(self) -> None:
+        """Read the table; the caller has the lock."""
+        started = time.monotonic()
+        self._handle = handle = TableHandle(self.table, self.family)
+        self._read_at = time.monotonic()
+        self._read_seconds = self._read_at - started
+        if handle.has(KEEPING):
+            self._before = observe(handle)
+
+    def observe_after(self) -> Observation | None:
+        """The table as it is to be; None if nothing in it keeps state, before or after."""
+        return observe(self.handle) if self._before is not None or self.handle.has(KEEPING) else None
+
+    def write(self) -> None:
+        """Write the table. Raises ConflictError if another program has changed it meanwhile, CommitError.
+
+        The kernel itself refuses if it has another number of rules by now. That the others are the same is looked at
+        if the block took longer than a reading: else looking again would hardly narrow the gap in which a writer that
+        ignores the lock can come, and it is what a change of a large table mostly costs.
+        """
+        took_long = time.monotonic() - self._read_at > max(self._read_seconds, _MOMENT_SECONDS)
+        if took_long and not self.handle.unchanged_in_kernel():
+            raise ConflictError(self.table)
+        self.handle.commit()
+
+    def close(self) -> None:
+        """Forget the changes that are not written. Idempotent."""
+        handle, self._handle = self._handle, None
+        if handle is not None:
+            handle.close()
+
+    def _rule(self, rule: Rule | str) -> Rule:
+        return parse(rule, self.family) if isinstance(rule, str) else rule
+
+
+def _check_chain_name(name: str) -> None:
+    """What iptables refuses in a chain's name (assert_valid_chain_name() in iptables/xshared.c), and control bytes."""
+    printable = not any(c in string.whitespace or ord(c) < 32 or ord(c) == 127 for c in name)
+    if not name or name[0] in "-!" or not printable:
+        raise InvalidRuleError(f"invalid chain name {name!r}: it is empty, begins with - or !, or holds white space")
+    if len(name.encode(errors="surrogateescape")) > _LONGEST_CHAIN_NAME:
+        raise InvalidRuleError(f"chain name {name!r} is too long: at most {_LONGEST_CHAIN_NAME} bytes")
+    if name in ("ACCEPT", "DROP", "QUEUE", "RETURN"):
+        raise InvalidRuleError(f"chain name {name!r} may clash with the verdict of that name")

@@ -1,0 +1,134 @@
+"""What is left of a quota across a replace: the kernel starts again from the rule's figure, so that has to be the rest.
+
+The rule's own byte counter tells what has been used (net/netfilter/xt_quota.c takes the length of each packet that the
+rule then counts), if no match behind the quota can still turn a packet away. Counters go on for ever while each replace
+writes a smaller figure; so a ledger in the run directory keeps, for each rule written, from what figure its counter
+counts down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Iterable
+
+import attrs
+
+from nfkeep.keep import rundir
+from nfkeep.keep.observe import Found, Observation
+from nfkeep.keep.report import Fidelity, Outcome
+from nfkeep.xtables import quota
+from nfkeep.xtables.entry import with_match
+from nfkeep.xtables.tables import TableHandle
+
+_LEDGER = "quotas"
+_LARGEST_PACKET = 65535
+_WITHOUT_CONDITION = frozenset({"comment"})
+
+Pair = tuple[Found, Found]
+"""A rule of the old table, and the rule of the new one that goes on in its place."""
+
+
+@attrs.frozen(slots=True)
+class Carried:
+    """One quota about to be written: `left` of `whole` bytes; `seen`: the rule's byte counter as it was read."""
+
+    found: Found
+    whole: int
+    left: int
+    seen: int
+    exact: bool
+
+
+class Ledger:
+    """From what figure each quota's counter counts down, where that is not the figure in the rule."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, int] = {}
+        with contextlib.suppress(FileNotFoundError, ValueError):
+            text = rundir.path(_LEDGER).read_text(encoding="ascii")
+            self._known = {str(key): int(value) for key, value in json.loads(text).items()}
+        self._read = dict(self._known)
+
+    def whole(self, observation: Observation, found: Found, figure: int) -> int:
+        """The figure from which the counter of this rule counts down."""
+        return self._known.get(_key(observation, found), figure)
+
+    def note(self, observation: Observation, found: Found, whole: int) -> None:
+        """Remember it for a rule that is about to be written."""
+        self._known[_key(observation, found)] = whole
+
+    def save(self, observation: Observation, kept: Iterable[Found]) -> None:
+        """Write it down, without what it says of other rules of this table."""
+        prefix = _prefix(observation)
+        valid = {_key(observation, found) for found in kept}
+        known = {key: value for key, value in self._known.items() if key in valid or not key.startswith(prefix)}
+        if known == self._read:
+            return
+        if known:
+            rundir.write(_LEDGER, json.dumps(known).encode("ascii"))
+        else:
+            rundir.remove(_LEDGER)
+
+
+def carry(handle: TableHandle, now: Observation, pairs: Iterable[Pair]) -> tuple[Carried, ...]:
+    """Write the rest of each quota into its rule in `handle`, whose content `now` is; the caller then commits it."""
+    pairs = [(old, new) for old, new in pairs if any(new.matches(quota.NAME))]
+    if not pairs:
+        return ()
+    ledger = Ledger()
+    carried, written = [], []
+    for old, new in pairs:
+        index, match = next((i, m) for i, m in enumerate(new.entry.matches) if m.name == quota.NAME)
+        figure = quota.quota(match)
+        before, after = old.rule.counters.bytes, new.rule.counters.bytes
+        spent = after if after >= before else before + after  # or else it was put to zero meanwhile
+        whole = ledger.whole(now, old, figure)
+        inverted = quota.inverted(match)
+        left = (0 if spent else figure) if inverted else min(figure, max(0, whole - spent))
+        rule = with_match(new.rule, index, quota.with_quota(match, left))
+        handle.rewrite(new.chain, new.position, rule)
+        found = attrs.evolve(new, rule=rule)
+        if left + after != left:
+            ledger.note(now, found, left + after)
+            written.append(found)
+        carried.append(Carried(new, whole, left, after, exact=not inverted and _counts_all(new)))
+    ledger.save(now, written)
+    return tuple(carried)
+
+
+def outcomes(handle: TableHandle, now: Observation, carried: Iterable[Carried]) -> list[Outcome]:
+    """What became of each, once `handle` is committed."""
+    return [_outcome(handle, now, each) for each in carried]
+
+
+def _outcome(handle: TableHandle, now: Observation, each: Carried) -> Outcome:
+    found = each.found
+    counted = handle.replaced(found.chain, found.position)
+    late = counted.bytes - each.seen if counted is not None else 0
+    detail = f"{each.left} of {each.whole} bytes are left"
+    fidelity = Fidelity.RESTORED
+    if not each.exact:
+        fidelity = Fidelity.APPROXIMATED
+        detail += ", as far as the rule's counter tells: it does not count every packet that the quota does"
+    elif late > 0:
+        fidelity = Fidelity.APPROXIMATED
+        detail += f"; {late} bytes that passed during the change come off at the next one"
+    elif 0 < each.left <= _LARGEST_PACKET:
+        detail += ", unless a packet larger than that had used it up"
+    return Outcome(quota.NAME, now.where(found), fidelity, detail)
+
+
+def _counts_all(found: Found) -> bool:
+    """Whether the rule counts whatever its quota takes: no match behind it can turn the packet away."""
+    names = [match.name for match in found.entry.matches]
+    return set(names[names.index(quota.NAME) + 1 :]) <= _WITHOUT_CONDITION
+
+
+def _prefix(observation: Observation) -> str:
+    return f"{observation.family} {observation.table} "
+
+
+def _key(observation: Observation, found: Found) -> str:
+    return f"{_prefix(observation)}{found.chain} {hashlib.sha256(found.rule.entry).hexdigest()}"

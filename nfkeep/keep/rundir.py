@@ -1,0 +1,76 @@
+"""The run directory, /run/nfkeep: small files for this network namespace that do not outlive the system.
+
+Nobody but root gets in. Each network namespace has a directory of its own in it, named after the namespace's number;
+a file left by a namespace that is gone does no harm, since it is known by the namespace's cookie, which is never used
+twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+from pathlib import Path
+
+from nfkeep.errors import NfkeepError, PermissionDeniedError
+
+DEFAULT = "/run/nfkeep"
+VARIABLE = "NFKEEP_RUN_DIRECTORY"
+"""The environment variable that names another directory."""
+
+_SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
+
+
+def path(name: str) -> Path:
+    """The place of a file of this network namespace; makes nothing."""
+    return _base() / namespace() / name
+
+
+def namespace() -> str:
+    """What tells this network namespace from all others; before Linux 5.14 only from those that are alive."""
+    number = os.stat("/proc/thread-self/ns/net").st_ino
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        try:
+            cookie = int.from_bytes(any_socket.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+        except OSError:
+            return f"net-{number}"
+    return f"net-{number}-{cookie}"
+
+
+def make() -> Path:
+    """The directory of this network namespace, made if it is missing. Raises PermissionDeniedError, NfkeepError."""
+    base = _base()
+    try:
+        for folder in (base, base / namespace()):
+            with contextlib.suppress(FileExistsError):
+                folder.mkdir(mode=0o700)
+            found = folder.lstat()
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+                raise NfkeepError(
+                    f"{folder} does not belong to this user alone (a directory, mode 0700): remove it, nfkeep makes it"
+                )
+    except PermissionError:
+        raise PermissionDeniedError(f"making the directory {base}", "root") from None
+    return base / namespace()
+
+
+def write(name: str, content: bytes) -> None:
+    """Write a file whole, or not at all."""
+    folder = make()
+    unfinished = folder / f"{name}.new"
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+        file.write(content)
+    unfinished.replace(folder / name)
+
+
+def remove(name: str) -> None:
+    """Remove a file, and the directory if it was the last one. Idempotent."""
+    place = path(name)
+    place.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        place.parent.rmdir()
+
+
+def _base() -> Path:
+    return Path(os.environ.get(VARIABLE) or DEFAULT)
