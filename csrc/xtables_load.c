@@ -14,57 +14,95 @@ void nfk_table_layout(nfk_table *table, struct nfk_layout *layout)
     memcpy(layout->underflow, table->image.underflow, sizeof(layout->underflow));
 }
 
+static void image_of(const nfk_table *table, const struct nfk_layout *layout, struct nfk_image *image)
+{
+    *image = (struct nfk_image){.family = table->family, .size = layout->size, .number = layout->number,
+                                .valid_hooks = layout->valid_hooks};
+    memcpy(image->hook_entry, layout->hook_entry, sizeof(image->hook_entry));
+    memcpy(image->underflow, layout->underflow, sizeof(image->underflow));
+}
+
+/* The image that a layout tells of, its bytes copied to the table's memory. */
+static int copy_image(nfk_table *table, const struct nfk_layout *layout, struct nfk_image *image)
+{
+    image_of(table, layout, image);
+    if (layout->valid_hooks != table->image.valid_hooks)
+        return EINVAL;
+    image->entries = nfk_table_memory(table, layout->size);
+    if (!image->entries)
+        return ENOMEM;
+    memcpy(image->entries, layout->entries, layout->size);
+    return 0;
+}
+
+int nfk_table_is(nfk_table *table, const struct nfk_layout *layout)
+{
+    struct nfk_image image;
+    int error = copy_image(table, layout, &image);
+
+    if (error == ENOMEM)
+        return -ENOMEM;
+    return !error && nfk_image_check(&image) == 0 && nfk_image_same(&table->image, &image);
+}
+
+typedef void (*pair_work)(int family, struct rule *then, const struct rule *now, void *context);
+
+/* Rules of then that are there now as well, in the same order; `now` is NULL for the others. */
+static void pair_chain(int family, struct chain *then, const struct chain *now, pair_work work, void *context)
+{
+    size_t next = 0;
+
+    for (size_t i = 0; i < then->count; i++) {
+        size_t found = next;
+
+        while (found < now->count && (!now->rules[found].was || then->rules[i].size != now->rules[found].size
+                                      || !nfk_rule_same(family, &then->rules[i], &now->rules[found])))
+            found++;
+        work(family, &then->rules[i], found < now->count ? &now->rules[found] : NULL, context);
+        if (found < now->count)
+            next = found + 1;
+    }
+    if (then->hook >= 0)
+        work(family, &then->policy, &now->policy, context);
+}
+
+static void pair_tables(nfk_table *then, const nfk_table *now, pair_work work, void *context)
+{
+    static const struct chain none;
+
+    for (size_t i = 0; i < then->chain_count; i++) {
+        const struct chain *same = nfk_chain_find(now, then->chains[i]->name);
+
+        pair_chain(then->family, then->chains[i], same ? same : &none, work, context);
+    }
+}
+
 /*
  * Counters go on from where they are if they have grown since; if they are lower, a replace without counters lies
  * between, and what was counted before is added.
  */
-static void go_on(int family, struct rule *rule, const struct rule *now)
+static void go_on(int family, struct rule *then, const struct rule *now, void *context)
 {
-    struct xt_counters then = *nfk_counters(family, rule->bytes);
+    struct xt_counters counted = *nfk_counters(family, then->bytes);
 
-    rule->extra = then;
+    (void)context;
+    then->extra = counted;
     if (!now)
         return;
-    rule->was = now->was;
-    *nfk_counters(family, rule->bytes) = *nfk_counters(family, now->bytes);
-    if (nfk_counters(family, now->bytes)->pcnt >= then.pcnt)
-        rule->extra = (struct xt_counters){0};
-}
-
-/* Rules of the kernel's chain that are in the loaded one as well, in the same order. */
-static void match_chain(int family, struct chain *loaded, const struct chain *now)
-{
-    size_t next = 0;
-
-    for (size_t i = 0; i < loaded->count; i++) {
-        size_t found = next;
-
-        while (found < now->count && (!now->rules[found].was || loaded->rules[i].size != now->rules[found].size
-                                      || !nfk_rule_same(family, &loaded->rules[i], &now->rules[found])))
-            found++;
-        go_on(family, &loaded->rules[i], found < now->count ? &now->rules[found] : NULL);
-        if (found < now->count)
-            next = found + 1;
-    }
-    if (loaded->hook >= 0)
-        go_on(family, &loaded->policy, &now->policy);
+    then->was = now->was;
+    *nfk_counters(family, then->bytes) = *nfk_counters(family, now->bytes);
+    if (nfk_counters(family, now->bytes)->pcnt >= counted.pcnt)
+        then->extra = (struct xt_counters){0};
 }
 
 int nfk_table_load(nfk_table *table, const struct nfk_layout *layout)
 {
     nfk_table now = *table;
-    struct nfk_image image = {.family = table->family, .size = layout->size, .number = layout->number,
-                              .valid_hooks = layout->valid_hooks};
-    int error;
+    struct nfk_image image;
+    int error = copy_image(table, layout, &image);
 
-    if (layout->valid_hooks != table->image.valid_hooks)
-        return EINVAL;
-    memcpy(image.hook_entry, layout->hook_entry, sizeof(image.hook_entry));
-    memcpy(image.underflow, layout->underflow, sizeof(image.underflow));
-    image.entries = nfk_table_memory(table, layout->size);
-    if (!image.entries)
-        return ENOMEM;
-    memcpy(image.entries, layout->entries, layout->size);
+    if (error)
+        return error;
     now.memory = table->memory;
     table->chains = table->by_name = NULL;
     table->first_rules = NULL;
@@ -75,12 +113,48 @@ int nfk_table_load(nfk_table *table, const struct nfk_layout *layout)
         *table = now;
         return error;
     }
-    for (size_t i = 0; i < table->chain_count; i++) {
-        const struct chain *same = nfk_chain_find(&now, table->chains[i]->name);
-        static const struct chain none;
-
-        match_chain(table->family, table->chains[i], same ? same : &none);
-    }
+    pair_tables(table, &now, go_on, NULL);
     nfk_table_drop_chains(&now);
     return 0;
+}
+
+struct missing {
+    uint64_t *packets, *bytes;
+    int64_t rules;
+};
+
+/* What a rule had counted and has not any more: whoever replaced the table did not carry it over. */
+static void note_missing(int family, struct rule *then, const struct rule *now, void *context)
+{
+    struct missing *missing = context;
+    struct xt_counters counted = *nfk_counters(family, then->bytes);
+
+    if (!now || !now->was || nfk_counters(family, now->bytes)->pcnt >= counted.pcnt)
+        return;
+    missing->packets[now->was - 1] = counted.pcnt;
+    missing->bytes[now->was - 1] = counted.bcnt;
+    missing->rules++;
+}
+
+int64_t nfk_table_recount(nfk_table *table, const struct nfk_layout *before)
+{
+    nfk_table then = {.family = table->family, .fd = -1};
+    uint32_t number = table->image.number;
+    struct missing missing = {calloc(number, sizeof(uint64_t)), calloc(number, sizeof(uint64_t)), 0};
+    struct nfk_image image;
+    int error = copy_image(table, before, &image);
+
+    if (!error && (!missing.packets || !missing.bytes))
+        error = ENOMEM;
+    if (!error)
+        error = nfk_table_take_apart(&then, &image, false);
+    if (!error) {
+        pair_tables(&then, table, note_missing, &missing);
+        if (missing.rules)
+            error = nfk_table_count(table, missing.packets, missing.bytes, number);
+    }
+    nfk_table_drop_chains(&then);
+    free(missing.packets);
+    free(missing.bytes);
+    return error ? -error : missing.rules;
 }

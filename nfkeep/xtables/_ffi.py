@@ -144,15 +144,32 @@ class TableHandle:
 
         A counter that is lower now than it was then has been put to zero by a replace: then both are added.
         """
-        layout = ffi.new("struct nfk_layout *")
-        entries = ffi.from_buffer("unsigned char[]", image.entries)
-        layout.entries, layout.size, layout.number = entries, len(image.entries), image.number
-        layout.valid_hooks, layout.hook_entry, layout.underflow = (
-            image.valid_hooks, image.hook_entries, image.underflows,
-        )  # fmt: skip
+        layout, _entries = _layout(image)
         error = lib.nfk_table_load(self._table, layout)
         if error:
             raise InvalidRuleError(f"these bytes are no {self.family} table {self.name}: {os.strerror(error)}")
+
+    def opened_as(self, image: Image) -> bool:
+        """Whether the table was, but for counters, these bytes when it was opened."""
+        layout, _entries = _layout(image)
+        same = lib.nfk_table_is(self._table, layout)
+        if same < 0:
+            raise MemoryError
+        return bool(same)
+
+    def recount(self, before: Image) -> int:
+        """Give rules that are there still what they had counted before, in the kernel, if they have counted less since.
+
+        That is so after a replace by a program that does not carry counters over. How many rules; raises ConflictError
+        if the table has other rules by now, CommitError.
+        """
+        layout, _entries = _layout(before)
+        rules = lib.nfk_table_recount(self._table, layout)
+        if rules in (-errno.EINVAL, -errno.EAGAIN):
+            raise ConflictError(self.name)
+        if rules < 0:
+            raise CommitError(f"counting in table {self.name}: {os.strerror(-rules)}", applied=True, errno=-rules)
+        return int(rules)
 
     def chains(self) -> list[str]:
         """Names of all chains, base chains first, in table order."""
@@ -358,6 +375,16 @@ class TableHandle:
         if error == errno.ENOENT and jump is not None and not self.has_chain(jump):
             require_target(jump, self.family)
         return InvalidRuleError(words or _UNNAMED, str(rule))
+
+
+def _layout(image: Image) -> tuple[Any, Any]:
+    """An image as C takes it, and what keeps its bytes alive."""
+    entries = ffi.from_buffer("unsigned char[]", image.entries)
+    layout = ffi.new("struct nfk_layout *")
+    layout.entries, layout.size, layout.number = entries, len(image.entries), image.number
+    layout.valid_hooks = image.valid_hooks
+    layout.hook_entry, layout.underflow = image.hook_entries, image.underflows
+    return layout, entries
 
 
 _UNNAMED = "No chain/target/match by that name"
