@@ -21,6 +21,8 @@ const struct option nfk_rule_long_options[] = {
     {.name = "jump", .has_arg = 1, .val = 'j'},
     {.name = "goto", .has_arg = 1, .val = 'g'},
     {.name = "set-counters", .has_arg = 1, .val = 'c'},
+    {.name = "ipv4", .has_arg = 0, .val = '4'},
+    {.name = "ipv6", .has_arg = 0, .val = '6'},
     {.name = NULL},
 };
 
@@ -152,8 +154,7 @@ static void take_interface(const char *name, char *into, unsigned char *mask)
 {
     if (!*name)
         nfk_fail(PARAMETER_PROBLEM, "Empty interface is likely to be undesired");
-    if (strcmp(name, "+") != 0) /* any: the same as not asking */
-        xtables_parse_interface(name, into, mask);
+    xtables_parse_interface(name, into, mask);
 }
 
 static void take_counters(struct nfk_rule *rule, int argc, char **argv)
@@ -247,7 +248,7 @@ void nfk_rule_options(struct nfk_rule *rule, int argc, char **argv)
     optind = 0; /* glibc: start anew */
     opterr = 0;
     xt_params->opts = xt_params->orig_opts;
-    while ((option = getopt_long(argc, argv, "-:p:s:d:i:o:j:g:m:c:f", xt_params->opts, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, "-:p:s:d:i:o:j:g:m:c:f46", xt_params->opts, NULL)) != -1) {
         switch (option) {
         case 1:
             if (strcmp(optarg, "!") != 0)
@@ -291,6 +292,12 @@ void nfk_rule_options(struct nfk_rule *rule, int argc, char **argv)
             if (v6)
                 nfk_fail(PARAMETER_PROBLEM, "`-f' is not supported in IPv6, use -m frag instead");
             rule->head.v4.ip.flags |= IPT_F_FRAG;
+            break;
+        case '4':
+        case '6':
+            if (v6 != (option == '6'))
+                nfk_fail(PARAMETER_PROBLEM, "-%c: this rule is for the other family, not for %s", option,
+                         v6 ? "IPv6" : "IPv4");
             break;
         case 'c':
             take_counters(rule, argc, argv);

@@ -47,7 +47,7 @@ class TableEdits:
         if (rule is None) == (position is None):
             raise InvalidRuleError("delete wants either a rule or a position")
         if rule is not None:
-            self.handle.delete(chain, self._rule(rule))
+            self._delete(chain, self._rule(rule))
         elif position is not None:
             self.handle.delete_at(chain, position)
         self.changed = True
@@ -133,6 +133,15 @@ class TableEdits:
         handle, self._handle = self._handle, None
         if handle is not None:
             handle.close()
+
+    def _delete(self, chain: str, rule: Rule) -> None:
+        try:
+            self.handle.delete(chain, rule)
+        except InvalidRuleError:  # not these bytes: perhaps others that do the same
+            found = (n for n, each in enumerate(self.handle.rules(chain), 1) if each == rule)
+            if (position := next(found, None)) is None:
+                raise
+            self.handle.delete_at(chain, position)
 
     def _rule(self, rule: Rule | str) -> Rule:
         return parse(rule, self.family) if isinstance(rule, str) else rule

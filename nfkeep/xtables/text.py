@@ -64,5 +64,13 @@ class _Codec:
     def format(self, rule: Rule) -> str:
         return _ffi.format_entry(rule.entry, rule.family)
 
+    def meaning(self, rule: Rule) -> str | bytes:
+        try:
+            text = self.format(rule)
+            parse(text, rule.family)
+        except InvalidRuleError:  # an extension that nobody here can read: its text hides what is in it
+            return rule.entry
+        return text
+
 
 model.install_codec(_Codec())
