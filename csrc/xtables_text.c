@@ -204,7 +204,6 @@ static void parse_work(void *context)
 {
     struct parse *parse = context;
     struct nfk_rule *rule = &parse->rule;
-    struct xt_entry_target *target;
 
     nfk_rule_options(rule, parse->argc, parse->argv);
     if (rule->source)
@@ -212,9 +211,6 @@ static void parse_work(void *context)
     if (rule->destination)
         one_address(rule, rule->destination, false);
     assemble(rule, guarded);
-    target = nfk_target(rule->family, guarded->entry);
-    if (rule->go_to && nfk_is_standard(target) && target->u.user.revision != NFK_JUMP)
-        nfk_fail(PARAMETER_PROBLEM, "goto '%s' is not a chain", rule->jump);
 }
 
 void nfk_rule_parse(int family, int argc, char **argv, struct nfk_text *out)
