@@ -53,8 +53,8 @@ class RuleCodec(Protocol):
     def format(self, rule: Rule) -> str:
         """The rule as iptables-save prints it, without `-A CHAIN`."""
 
-    def meaning(self, rule: Rule) -> str | bytes:
-        """The rule's text where that says all of it, else its bytes."""
+    def same(self, one: Rule, other: Rule) -> bool:
+        """Whether two rules of a family have the same text, and that says all of them."""
 
 
 _codec: RuleCodec | None = None
@@ -100,15 +100,13 @@ class Rule:
             return False
         if self.entry == other.entry:
             return True
-        addresses = _ADDRESSES[self.family]  # mostly tells them apart, and is quick
-        return self.entry[:addresses] == other.entry[:addresses] and self._meaning() == other._meaning()
+        assert _codec is not None, "nfkeep.xtables.text installs the codec"
+        addresses = _ADDRESSES[self.family]  # mostly tell them apart, and quickly
+        return self.entry[:addresses] == other.entry[:addresses] and _codec.same(self, other)
 
     def __hash__(self) -> int:
-        return hash((self.family, self._meaning()))
-
-    def _meaning(self) -> str | bytes:
         assert _codec is not None, "nfkeep.xtables.text installs the codec"
-        return _codec.meaning(self)
+        return hash((self.family, _codec.format(self)))
 
 
 _ADDRESSES = {Family.IPV4: 16, Family.IPV6: 64}  # two addresses and their masks open struct ipt_ip and ip6t_ip6
