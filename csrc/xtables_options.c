@@ -8,6 +8,8 @@
 
 #include "xtables_text.h"
 
+#define OF_COMMAND 2 /* as letters go, no other option's */
+
 const struct option nfk_rule_long_options[] = {
     {.name = "source", .has_arg = 1, .val = 's'},
     {.name = "src", .has_arg = 1, .val = 's'},
@@ -21,6 +23,32 @@ const struct option nfk_rule_long_options[] = {
     {.name = "jump", .has_arg = 1, .val = 'j'},
     {.name = "goto", .has_arg = 1, .val = 'g'},
     {.name = "set-counters", .has_arg = 1, .val = 'c'},
+    {.name = "ipv4", .has_arg = 0, .val = '4'},
+    {.name = "ipv6", .has_arg = 0, .val = '6'},
+    /* What is no part of a rule is here so that a shortened name means what it means to iptables, or nothing. */
+    {.name = "append", .val = OF_COMMAND},
+    {.name = "delete", .val = OF_COMMAND},
+    {.name = "check", .val = OF_COMMAND},
+    {.name = "insert", .val = OF_COMMAND},
+    {.name = "replace", .val = OF_COMMAND},
+    {.name = "list", .val = OF_COMMAND},
+    {.name = "list-rules", .val = OF_COMMAND},
+    {.name = "flush", .val = OF_COMMAND},
+    {.name = "zero", .val = OF_COMMAND},
+    {.name = "new-chain", .val = OF_COMMAND},
+    {.name = "delete-chain", .val = OF_COMMAND},
+    {.name = "rename-chain", .val = OF_COMMAND},
+    {.name = "policy", .val = OF_COMMAND},
+    {.name = "table", .val = OF_COMMAND},
+    {.name = "numeric", .val = OF_COMMAND},
+    {.name = "verbose", .val = OF_COMMAND},
+    {.name = "wait", .val = OF_COMMAND},
+    {.name = "wait-interval", .val = OF_COMMAND},
+    {.name = "exact", .val = OF_COMMAND},
+    {.name = "version", .val = OF_COMMAND},
+    {.name = "help", .val = OF_COMMAND},
+    {.name = "line-numbers", .val = OF_COMMAND},
+    {.name = "modprobe", .val = OF_COMMAND},
     {.name = NULL},
 };
 
@@ -31,6 +59,12 @@ static void once(unsigned int *seen, char option, const char *letters)
     if (*seen & bit)
         nfk_fail(PARAMETER_PROBLEM, "multiple -%c flags not allowed", option);
     *seen |= bit;
+}
+
+static bool is_verdict(const char *name)
+{
+    return strcmp(name, "ACCEPT") == 0 || strcmp(name, "DROP") == 0 || strcmp(name, "QUEUE") == 0
+        || strcmp(name, "RETURN") == 0;
 }
 
 /* The family's own inversion bit for one of -p -s -d -i -o -f; they have the same values in both families. */
@@ -152,8 +186,7 @@ static void take_interface(const char *name, char *into, unsigned char *mask)
 {
     if (!*name)
         nfk_fail(PARAMETER_PROBLEM, "Empty interface is likely to be undesired");
-    if (strcmp(name, "+") != 0) /* any: the same as not asking */
-        xtables_parse_interface(name, into, mask);
+    xtables_parse_interface(name, into, mask);
 }
 
 static void take_counters(struct nfk_rule *rule, int argc, char **argv)
@@ -247,7 +280,7 @@ void nfk_rule_options(struct nfk_rule *rule, int argc, char **argv)
     optind = 0; /* glibc: start anew */
     opterr = 0;
     xt_params->opts = xt_params->orig_opts;
-    while ((option = getopt_long(argc, argv, "-:p:s:d:i:o:j:g:m:c:f", xt_params->opts, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, "-:p:s:d:i:o:j:g:m:c:f46", xt_params->opts, NULL)) != -1) {
         switch (option) {
         case 1:
             if (strcmp(optarg, "!") != 0)
@@ -292,6 +325,12 @@ void nfk_rule_options(struct nfk_rule *rule, int argc, char **argv)
                 nfk_fail(PARAMETER_PROBLEM, "`-f' is not supported in IPv6, use -m frag instead");
             rule->head.v4.ip.flags |= IPT_F_FRAG;
             break;
+        case '4':
+        case '6':
+            if (v6 != (option == '6'))
+                nfk_fail(PARAMETER_PROBLEM, "-%c: this rule is for the other family, not for %s", option,
+                         v6 ? "IPv6" : "IPv4");
+            break;
         case 'c':
             take_counters(rule, argc, argv);
             break;
@@ -301,7 +340,8 @@ void nfk_rule_options(struct nfk_rule *rule, int argc, char **argv)
         case 'g':
             once(&seen, 'j', letters);
             check_name(optarg, "target");
-            rule->go_to = true;
+            if (is_verdict(optarg))
+                nfk_fail(PARAMETER_PROBLEM, "goto '%s' is not a chain", optarg);
             rule->jump = optarg;
             if (v6)
                 rule->head.v6.ipv6.flags |= IP6T_F_GOTO;
@@ -312,6 +352,8 @@ void nfk_rule_options(struct nfk_rule *rule, int argc, char **argv)
             once(&seen, 'j', letters);
             take_jump(rule, optarg);
             break;
+        case OF_COMMAND:
+            nfk_fail(PARAMETER_PROBLEM, "`%s' belongs to a command of iptables, not to a rule", argv[optind - 1]);
         default:
             if (take_extension_option(rule, option, argv, invert))
                 continue; /* keep the `!` for the word's second reading */

@@ -26,8 +26,12 @@ static void print_address(int family, char letter, const void *address, const vo
 
 static void print_interface(char letter, const char *name, const unsigned char *mask, bool invert)
 {
-    if (!mask[0])
+    if (!mask[0]) {
+        /* Never met, and so worth a word; iptables 1.8.9 prints nothing, as if it were always met. */
+        if (invert)
+            printf(" ! -%c +", letter);
         return;
+    }
     printf("%s -%c ", invert ? " !" : "", letter);
     for (unsigned int i = 0; i < IFNAMSIZ; i++) {
         if (!mask[i]) {

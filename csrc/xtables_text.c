@@ -120,12 +120,6 @@ static void one_address(struct nfk_rule *rule, const char *text, bool source)
                  text, count);
 }
 
-/* Copies an extension's data; what lies past `user_size` belongs to the kernel and stays zero, so that rules compare. */
-static void copy_data(unsigned char *into, const void *from, size_t header, size_t user_size, size_t size)
-{
-    memcpy(into, from, header + (user_size && user_size < size ? user_size : size));
-}
-
 static void assemble(struct nfk_rule *rule, struct nfk_text *out)
 {
     size_t head = nfk_head_size(rule->family), size = head, at = head;
@@ -149,14 +143,12 @@ static void assemble(struct nfk_rule *rule, struct nfk_text *out)
     for (struct xtables_rule_match *each = rule->matches; each; each = each->next) {
         struct xtables_match *match = each->match;
 
-        copy_data(out->entry + at, match->m, XT_ALIGN(sizeof(struct xt_entry_match)), match->userspacesize,
-                  match->size);
+        memcpy(out->entry + at, match->m, match->m->u.match_size);
         at += match->m->u.match_size;
     }
     target = (struct xt_entry_target *)(out->entry + at);
     if (rule->target) {
-        copy_data(out->entry + at, rule->target->t, XT_ALIGN(sizeof(struct xt_entry_target)),
-                  rule->target->userspacesize, rule->target->size);
+        memcpy(out->entry + at, rule->target->t, target_size);
         /* The standard extension holds a verdict's number; here its name stands for it, and the table computes it. */
         if (nfk_is_standard(target))
             memset(target->data, 0, target_size - sizeof(*target));
@@ -212,7 +204,6 @@ static void parse_work(void *context)
 {
     struct parse *parse = context;
     struct nfk_rule *rule = &parse->rule;
-    struct xt_entry_target *target;
 
     nfk_rule_options(rule, parse->argc, parse->argv);
     if (rule->source)
@@ -220,9 +211,6 @@ static void parse_work(void *context)
     if (rule->destination)
         one_address(rule, rule->destination, false);
     assemble(rule, guarded);
-    target = nfk_target(rule->family, guarded->entry);
-    if (rule->go_to && nfk_is_standard(target) && target->u.user.revision != NFK_JUMP)
-        nfk_fail(PARAMETER_PROBLEM, "goto '%s' is not a chain", rule->jump);
 }
 
 void nfk_rule_parse(int family, int argc, char **argv, struct nfk_text *out)

@@ -19,7 +19,6 @@ struct nfk_rule {
     const char *jump;
     const char *source, *destination;
     bool protocol_used;
-    bool go_to;
 };
 
 /* Reports through the guard and does not return. */

@@ -53,6 +53,9 @@ class RuleCodec(Protocol):
     def format(self, rule: Rule) -> str:
         """The rule as iptables-save prints it, without `-A CHAIN`."""
 
+    def same(self, one: Rule, other: Rule) -> bool:
+        """Whether two rules of a family have the same text, and that says all of them."""
+
 
 _codec: RuleCodec | None = None
 
@@ -63,18 +66,19 @@ def install_codec(codec: RuleCodec) -> None:
     _codec = codec
 
 
-@attrs.frozen(slots=True)
+@attrs.frozen(slots=True, eq=False)
 class Rule:
     """One legacy rule.
 
-    `entry` is struct ipt_entry or ip6t_entry with its matches and its target, counters and kernel-private bytes zero;
-    a jump to a chain or a verdict stands as its name in the target header, as libiptc takes it. Two rules are equal
-    if they do the same, whatever they have counted.
+    `entry` is struct ipt_entry or ip6t_entry with its matches and its target, counters zero; a jump to a chain or a
+    verdict stands as its name in the target header, as libiptc takes it. Two rules are equal if they do the same,
+    whatever they have counted: their bytes are the same, or what differs is nothing that the extensions look at (the
+    rest of a mask of 16 bytes in an IPv4 rule, say), so that both print as the same text.
     """
 
     family: Family
     entry: bytes = attrs.field(repr=False)
-    counters: Counters = attrs.field(default=Counters(), eq=False)
+    counters: Counters = Counters()
 
     @classmethod
     def parse(cls, text: str, family: Family = Family.IPV4) -> Rule:
@@ -88,6 +92,24 @@ class Rule:
     def __str__(self) -> str:
         assert _codec is not None, "nfkeep.xtables.text installs the codec"
         return _codec.format(self)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Rule):
+            return NotImplemented
+        if self.family is not other.family or len(self.entry) != len(other.entry):
+            return False
+        if self.entry == other.entry:
+            return True
+        assert _codec is not None, "nfkeep.xtables.text installs the codec"
+        addresses = _ADDRESSES[self.family]  # mostly tell them apart, and quickly
+        return self.entry[:addresses] == other.entry[:addresses] and _codec.same(self, other)
+
+    def __hash__(self) -> int:
+        assert _codec is not None, "nfkeep.xtables.text installs the codec"
+        return hash((self.family, _codec.format(self)))
+
+
+_ADDRESSES = {Family.IPV4: 16, Family.IPV6: 64}  # two addresses and their masks open struct ipt_ip and ip6t_ip6
 
 
 @attrs.frozen(slots=True)

@@ -9,7 +9,7 @@ from nfkeep.errors import ConflictError, InvalidRuleError, NfkeepError
 from nfkeep.keep.observe import Observation, observe
 from nfkeep.model import Family, Rule
 from nfkeep.xtables.stateful import KEEPING
-from nfkeep.xtables.tables import TableHandle, check_name
+from nfkeep.xtables.tables import TableHandle, check_name, check_place
 from nfkeep.xtables.text import parse
 
 _MOMENT_SECONDS = 0.001
@@ -34,12 +34,12 @@ class TableEdits:
 
     def append(self, chain: str, rule: Rule | str) -> None:
         """Add a rule at the end of a chain."""
-        self.handle.append(chain, self._rule(rule))
+        self.handle.append(chain, self._placed(chain, rule))
         self.changed = True
 
     def insert(self, chain: str, rule: Rule | str, position: int = 1) -> None:
         """Add a rule so that it becomes number `position` of a chain."""
-        self.handle.insert(chain, self._rule(rule), position)
+        self.handle.insert(chain, self._placed(chain, rule), position)
         self.changed = True
 
     def delete(self, chain: str, rule: Rule | str | None = None, *, position: int | None = None) -> None:
@@ -47,14 +47,14 @@ class TableEdits:
         if (rule is None) == (position is None):
             raise InvalidRuleError("delete wants either a rule or a position")
         if rule is not None:
-            self.handle.delete(chain, self._rule(rule))
+            self._delete(chain, self._rule(rule))
         elif position is not None:
             self.handle.delete_at(chain, position)
         self.changed = True
 
     def replace(self, chain: str, position: int, rule: Rule | str) -> None:
         """Put a rule in the place of number `position`."""
-        self.handle.replace(chain, position, self._rule(rule))
+        self.handle.replace(chain, position, self._placed(chain, rule))
         self.changed = True
 
     def flush(self, chain: str | None = None) -> None:
@@ -133,6 +133,20 @@ class TableEdits:
         handle, self._handle = self._handle, None
         if handle is not None:
             handle.close()
+
+    def _placed(self, chain: str, rule: Rule | str) -> Rule:
+        made = self._rule(rule)
+        check_place(self.table, chain, made)
+        return made
+
+    def _delete(self, chain: str, rule: Rule) -> None:
+        try:
+            self.handle.delete(chain, rule)
+        except InvalidRuleError:  # not these bytes: perhaps others that do the same
+            found = (n for n, each in enumerate(self.handle.rules(chain), 1) if each == rule)
+            if (position := next(found, None)) is None:
+                raise
+            self.handle.delete_at(chain, position)
 
     def _rule(self, rule: Rule | str) -> Rule:
         return parse(rule, self.family) if isinstance(rule, str) else rule

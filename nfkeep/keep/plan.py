@@ -127,19 +127,22 @@ def limited(observation: Observation) -> tuple[Selector, ...]:
 
 def _continued(before: Observation, after: Observation) -> Iterator[tuple[Found, Found]]:
     """Pairs of an old rule and the new rule that goes on in its place: the same chain first, then the same rule."""
-    left: dict[Rule, list[Found]] = {}
-    for old in before.stateful():
-        left.setdefault(old.rule, []).append(old)
-    unmatched = []
-    for new in after.stateful():
-        same = left.get(new.rule)
-        if not same:
-            unmatched.append(new)
-            continue
-        old = next((each for each in same if each.chain == new.chain), same[0])
-        same.remove(old)
-        yield old, new
-    limits = [old for same in left.values() for old in same if any(old.matches(connlimit.NAME))]
+    olds, unmatched = list(before.stateful()), list(after.stateful())
+    for key in (_same_bytes, _same_rule):
+        left: dict[bytes | Rule, list[Found]] = {}
+        for old in olds:
+            left.setdefault(key(old), []).append(old)
+        news, unmatched = unmatched, []
+        for new in news:
+            same = left.get(key(new))
+            if not same:
+                unmatched.append(new)
+                continue
+            old = next((each for each in same if each.chain == new.chain), same[0])
+            same.remove(old)
+            yield old, new
+        olds = [old for same in left.values() for old in same]
+    limits = [old for old in olds if any(old.matches(connlimit.NAME))]
     for new in unmatched:
         changed = next((old for old in limits if _same_limit(old, new)), None)
         if changed is not None:
@@ -147,12 +150,21 @@ def _continued(before: Observation, after: Observation) -> Iterator[tuple[Found,
             yield changed, new
 
 
+def _same_bytes(found: Found) -> bytes:
+    return found.rule.entry
+
+
+def _same_rule(found: Found) -> Rule:
+    """Slower, and needed where a rule came back from its text, as from iptables-restore."""
+    return found.rule
+
+
 def _same_limit(old: Found, new: Found) -> bool:
     one, other = list(old.matches(connlimit.NAME)), list(new.matches(connlimit.NAME))
     rest = [[m for m in f.entry.matches if m.name != connlimit.NAME] for f in (old, new)]
     return (
         len(one) == len(other) > 0
-        and all(connlimit.same_count(a, b) for a, b in zip(one, other, strict=True))
+        and all(connlimit.same_count(a, b, len(old.entry.source)) for a, b in zip(one, other, strict=True))
         and rest[0] == rest[1]
         and conditions(old.entry) == conditions(new.entry)
     )

@@ -21,7 +21,8 @@ _INVERT, _BY_DESTINATION = 1, 2
 class Connlimit:
     """`limit` connections per key; `upto` matches while there are at most that many, else when there are more.
 
-    The key is the source (or, `by_destination`, the destination) under `mask`, 4 or 16 bytes in an IPv4 or IPv6 rule.
+    The key is the source (or, `by_destination`, the destination) under `mask`, of which an IPv4 rule uses 4 bytes only:
+    iptables leaves the other 12 as they come.
     """
 
     limit: int
@@ -38,7 +39,7 @@ def decode(match: Extension) -> Connlimit:
     return Connlimit(limit, bool(flags & _INVERT), match.revision == 1 and bool(flags & _BY_DESTINATION), mask)
 
 
-def same_count(left: Extension, right: Extension) -> bool:
-    """Whether two connlimit matches count the same thing, whatever they allow of it."""
+def same_count(left: Extension, right: Extension, size: int) -> bool:
+    """Whether two connlimit matches count the same thing, whatever they allow of it; addresses have `size` bytes."""
     one, other = decode(left), decode(right)
-    return (one.mask, one.by_destination) == (other.mask, other.by_destination)
+    return (one.mask[:size], one.by_destination) == (other.mask[:size], other.by_destination)

@@ -7,11 +7,12 @@ from types import MappingProxyType
 import attrs
 
 from nfkeep.errors import InvalidRuleError, PermissionDeniedError
-from nfkeep.model import Chain, Family, Hook, Table
+from nfkeep.model import Chain, Family, Hook, Rule, Table
 from nfkeep.xtables import text as _text  # noqa: F401  (gives the rules their text)
 from nfkeep.xtables._ffi import TableHandle
+from nfkeep.xtables.entry import INV_IN_INTERFACE, INV_OUT_INTERFACE, decode
 
-__all__ = ["TABLES", "TableHandle", "TableKind", "check_name", "in_use", "read"]
+__all__ = ["TABLES", "TableHandle", "TableKind", "check_name", "check_place", "in_use", "read"]
 
 
 @attrs.frozen(slots=True)
@@ -57,6 +58,20 @@ def check_name(name: str) -> None:
     """Raise InvalidRuleError unless `name` can be a legacy table."""
     if name not in TABLES:
         raise InvalidRuleError(f"there is no table {name!r}; the legacy tables are {', '.join(TABLES)}")
+
+
+def check_place(table: str, chain: str, rule: Rule) -> None:
+    """Raise InvalidRuleError, in iptables' words, for a rule that the kernel takes there and that cannot work.
+
+    As do_parse() in iptables/xshared.c: an interface that packets do not have yet or no longer, DROP in nat.
+    """
+    entry = decode(rule)
+    if chain in ("PREROUTING", "INPUT") and (any(entry.out_interface) or entry.inverted & INV_OUT_INTERFACE):
+        raise InvalidRuleError(f"Can't use -o with {chain}", str(rule))
+    if chain in ("OUTPUT", "POSTROUTING") and (any(entry.in_interface) or entry.inverted & INV_IN_INTERFACE):
+        raise InvalidRuleError(f"Can't use -i with {chain}", str(rule))
+    if table == "nat" and entry.verdict == "DROP":
+        raise InvalidRuleError('The "nat" table is not intended for filtering, the use of DROP is inhibited', str(rule))
 
 
 def in_use(family: Family) -> tuple[str, ...]:

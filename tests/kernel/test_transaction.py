@@ -190,6 +190,9 @@ REFUSED = {
     "options that exclude each other": (
         lambda tx: tx.append("INPUT", "-m connlimit --connlimit-above 1 --connlimit-upto 1"), "connlimit"),
     "several addresses": (lambda tx: tx.append("INPUT", "-s 10.0.0.1,10.0.0.2"), "one rule for each"),
+    "the way out of what comes in": (lambda tx: tx.append("INPUT", "-o eth0 -j DROP"), "Can't use -o with INPUT"),
+    "the way in of what is sent": (lambda tx: tx.insert("OUTPUT", "! -i eth+"), "Can't use -i with OUTPUT"),
+    "going to a verdict": (lambda tx: tx.append("INPUT", "-g DROP"), "goto 'DROP' is not a chain"),
     "an open quote": (lambda tx: tx.append("INPUT", '-m comment --comment "x'), "never closed"),
     "a rule that is not there": (lambda tx: tx.delete("INPUT", "-j DROP"), "does a matching rule exist"),
     "a position that is not there": (lambda tx: tx.delete("INPUT", position=9), "Index of deletion too big"),
@@ -218,6 +221,27 @@ def test_what_cannot_be_is_refused_at_once(namespace: Namespace, act: object, wo
         act(tx)
     assert words in str(caught.value)
     assert saved(namespace) == before
+
+
+def test_nat_does_not_drop(namespace: Namespace) -> None:
+    """As with iptables: a rule of that table sees only the first packet of each connection."""
+    with (
+        namespace,
+        pytest.raises(InvalidRuleError, match="the use of DROP is inhibited"),
+        nfkeep.transaction("nat") as tx,
+    ):
+        tx.append("PREROUTING", "-j DROP")
+
+
+def test_a_rule_goes_by_any_text_that_means_it(namespace: Namespace) -> None:
+    """Written short or as iptables-save prints it, although their bytes differ in what IPv4 does not use."""
+    namespace.run("iptables-legacy -A INPUT -m connlimit --connlimit-above 11 -j DROP")
+    namespace.run("iptables-legacy -A INPUT -m connlimit --connlimit-above 10 -j DROP")
+    with namespace:
+        with nfkeep.transaction() as tx:
+            tx.delete("INPUT", "-m connlimit --connlimit-above 10 --connlimit-mask 32 --connlimit-saddr -j DROP")
+        (left,) = nfkeep.read("filter").chains["INPUT"].rules
+    assert left == Rule.parse("-m connlimit --connlimit-above 11 -j DROP")
 
 
 def test_no_such_table(namespace: Namespace) -> None:

@@ -14,6 +14,7 @@ from nfkeep.xtables.entry import decode
 
 BASE = ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING")
 LIMIT = "-p tcp --syn --dport 873 -m connlimit --connlimit-above 10 -j DROP"
+SAVED = str(Rule.parse(LIMIT))  # says the mask and the key too: in IPv4 the bytes of this one are others
 
 
 def table(*lines: str, name: str = "filter", family: Family = Family.IPV4) -> Observation:
@@ -40,9 +41,11 @@ def fates(before: Observation, after: Observation, *others: Observation) -> list
 
 CONTINUED = {
     "the same rule": ([f"INPUT {LIMIT}"], [f"INPUT {LIMIT}"], 1),
+    "the same rule, back from iptables-save": ([f"INPUT {LIMIT}"], [f"INPUT {SAVED}"], 1),
     "the same rule in another place": ([f"INPUT {LIMIT}"], ["INPUT -j ACCEPT", f"INPUT {LIMIT}"], 1),
     "the same rule in another chain": ([f"INPUT {LIMIT}"], ["INPUT -j x", f"x {LIMIT}"], 1),
     "another limit": ([f"INPUT {LIMIT}"], [f"INPUT {LIMIT.replace('above 10', 'above 12')}"], 1),
+    "another limit in a saved rule": ([f"INPUT {LIMIT}"], [f"INPUT {SAVED.replace('above 10', 'above 12')}"], 1),
     "another verdict": ([f"INPUT {LIMIT}"], [f"INPUT {LIMIT.replace('DROP', 'REJECT')}"], 1),
     "another key": ([f"INPUT {LIMIT}"], [f"INPUT {LIMIT.replace('above 10', 'above 10 --connlimit-mask 24')}"], 0),
     "another port": ([f"INPUT {LIMIT}"], [f"INPUT {LIMIT.replace('873', '874')}"], 0),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nfkeep import Family, InvalidRuleError, Rule
+from nfkeep.xtables.entry import decode
 from nfkeep.xtables.text import split
 
 SPLITS = {
@@ -38,6 +40,8 @@ PRINTED = {
     "negations": ("! -s 10.0.0.0/8 ! -i eth+ ! -p udp ! -f", "! -s 10.0.0.0/8 ! -i eth+ ! -p udp ! -f"),
     "a mask with holes": ("-s 10.0.7.0/255.0.255.0", "-s 10.0.7.0/255.0.255.0"),
     "any interface": ("-i + -o eth0", "-o eth0"),
+    "no interface": ("! -i + -o eth0", "! -i + -o eth0"),
+    "with the family said": ("-4 -s 192.0.2.1 --ipv4", "-s 192.0.2.1/32"),
     "a jump": ("-j f2b-sshd", "-j f2b-sshd"),
     "a chain named as no file may be": ("-j ../x", "-j ../x"),
     "a goto": ("-g f2b-sshd", "-g f2b-sshd"),
@@ -65,13 +69,17 @@ REFUSED = {
     "a match that is a path": ("-m ../../x", "Couldn't load match `../../x'"),
     "a stray word": ("DROP", "Bad argument `DROP'"),
     "an option twice": ("-s 1.2.3.4 -s 1.2.3.5", "multiple -s flags not allowed"),
+    "the other family": ("-6 -j DROP", "this rule is for the other family, not for IPv4"),
+    "several addresses": ("-s 192.0.2.1,192.0.2.2", "give one rule for each"),
     "two targets": ("-j DROP -j ACCEPT", "multiple -j flags not allowed"),
     "an interface too long": ("-i abcdefghijklmnop", "must be shorter than IFNAMSIZ"),
     "a mandatory option left out": ("-m connlimit", "connlimit"),
     "! at the end": ("-p tcp !", "nothing appropriate following !"),
     "! twice": ("! ! -p tcp", "multiple consecutive ! not allowed"),
     "! where it cannot be": ("! -j DROP", "unexpected ! flag before -j"),
-    "going to a verdict": ("-g DROP -m comment", "comment"),
+    "going to a verdict": ("-g DROP -m comment", "goto 'DROP' is not a chain"),
+    "a name that could be a command": ("-p tcp --d 22", 'unknown option "--d"'),
+    "a command": ("--numeric", "belongs to a command of iptables"),
     "never a protocol": ("! -p all", "rule would never match protocol"),
     "a name too long": ("-j " + "x" * 40, "Invalid target name"),
     "counters that are none": ("-c 1 x", "byte counter not numeric"),
@@ -86,6 +94,32 @@ def test_refusing(text: str, words: str) -> None:
         Rule.parse(text)
     assert words in caught.value.reason
     assert caught.value.rule is not None
+
+
+def test_rules_that_do_the_same_are_equal() -> None:
+    """Also where their bytes differ in what IPv4 does not use; where they do not, the rules are others."""
+    short, whole = Rule.parse("-m connlimit --connlimit-above 10"), Rule.parse("-m connlimit --connlimit-upto 10")
+    said = Rule.parse(str(short))
+    assert short.entry != said.entry
+    assert (short == said, hash(short) == hash(said), len({short, said, whole})) == (True, True, 2)
+    assert whole != short
+    assert Rule.parse("-j DROP", Family.IPV6) != Rule.parse("-j DROP")
+
+
+def test_what_nobody_can_read_is_equal_by_its_bytes_alone() -> None:
+    """A revision without text prints as its size; two of them are not the same rule for that."""
+    known = Rule.parse("-m mark --mark 1")
+    at = known.entry.index(b"mark") + 29  # the revision, behind the name
+    one, other = (Rule(Family.IPV4, known.entry[:at] + b"\xc8" + last + known.entry[at + 2 :]) for last in (b"a", b"b"))
+    assert (str(one), one == other) == (str(other), False)
+    assert "unsupported revision 200" in str(one)
+
+
+def test_statistic_begins_where_packet_says() -> None:
+    """The kernel begins at the count that iptables sends (`--packet`), so it has to be in the rule's bytes."""
+    (match,) = decode(Rule.parse("-m statistic --mode nth --every 5 --packet 2")).matches
+    mode, _, last, packet, count = struct.unpack_from("=HHIII", match.data)  # struct xt_statistic_info
+    assert (mode, last, packet, count) == (1, 4, 2, 2)
 
 
 def test_both_families_in_one_process() -> None:
@@ -172,9 +206,8 @@ def test_every_valid_line_of_the_corpus_prints_as_expected() -> None:
 
 
 def wrong(line: Line) -> str | None:
-    family = line.families[0]
     try:
-        printed = str(Rule.parse(line.rule, family))
+        printed = str(Rule.parse(line.rule, line.families[0]))
     except InvalidRuleError as error:
-        return f"{line.file}: {line.rule}: {error}"
-    return None if printed == line.printed.strip() else f"{line.file}: {line.rule}: {printed}"
+        return f"{line}: {error}"
+    return None if printed == line.printed else f"{line}: {printed}"
