@@ -58,6 +58,8 @@ struct flow {
     int32_t original_sender, reply_sender;      /* ifindex behind which the sender is, or NFK_LOCAL, NFK_UNKNOWN */
     uint16_t passages;
     bool helped;
+    uint8_t left_out;                           /* the caller wants it neither rebuilt nor sent */
+    uint32_t sent[2];                           /* packets really sent, by direction, second turns included */
 };
 struct nfk_flows {
     struct flow *flows; size_t count, room;

@@ -37,6 +37,8 @@ size_t nfk_flows_count(const nfk_flows *flows);
 size_t nfk_flows_interfaces(const nfk_flows *flows, int32_t *out, size_t room);  /* how many there are */
 int nfk_flows_local(const nfk_flows *flows);    /* whether a sender is this host itself */
 unsigned nfk_flows_hooks(const nfk_flows *flows);    /* bits: the hooks whose nonces packets will carry */
+int nfk_flows_leave_out(nfk_flows *flows, const uint32_t *indexes, size_t count);   /* not to be primed */
+void nfk_flows_sent(const nfk_flows *flows, uint32_t *out);     /* per flow: packets sent, original and reply */
 unsigned nfk_flows_passages(const nfk_flows *flows, size_t index);  /* bit direction * 5 + hook */
 void nfk_flows_free(nfk_flows *flows);
 

@@ -69,11 +69,11 @@ void nfk_primer_close(nfk_primer *p)
 const nfk_primed *nfk_primer_result(const nfk_primer *p) { return &p->result; }
 int nfk_primer_guardian(const nfk_primer *p) { return p->guardian ? guardian_pid(p->guardian) : 0; }
 
-static void load_flow(nfk_primer *p, const struct flow *flow, const uint8_t *id)
+static void load_flow(nfk_primer *p, struct flow *flow, const uint8_t *id)
 {
     struct work *w = &p->works[p->count];
     *w = (struct work){.flow = flow, .again = id != NULL};
-    if (!flow_entry(p->flows, flow, &w->dumped))
+    if (flow->left_out || !flow_entry(p->flows, flow, &w->dumped))
         return;
     if (id && w->dumped.attributes[CTA_ID].data) {
         memcpy(w->id, id, sizeof(w->id));
@@ -146,7 +146,7 @@ static const nfk_tap *tap_of(const nfk_primer *p, int32_t ifindex)
 /* The packet of one direction, if rules count it. */
 static void send_packet(nfk_primer *p, struct work *w, int d)
 {
-    const struct flow *flow = w->flow;
+    struct flow *flow = w->flow;
     const struct tuple *t = d ? &flow->reply : &flow->original;
     int32_t sender = d ? flow->reply_sender : flow->original_sender;
     int32_t other = d ? flow->original_sender : flow->reply_sender;
@@ -171,6 +171,7 @@ static void send_packet(nfk_primer *p, struct work *w, int d)
         return;
     }
     p->result.packets[hook]++;
+    flow->sent[d]++;
     w->sent = true;
     w->replied = w->replied || d;
 }

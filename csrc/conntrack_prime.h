@@ -6,10 +6,10 @@
 enum { OP_GET, OP_DELETE, OP_CREATE, OP_UPDATE, OPERATIONS };
 
 /* A flow that may not have been counted: its turn comes again, by the id that its entry has now. */
-struct again { const struct flow *flow; uint8_t id[4]; };
+struct again { struct flow *flow; uint8_t id[4]; };
 
 struct work {
-    const struct flow *flow;
+    struct flow *flow;
     uint8_t id[4];                      /* of its entry, as far as `again` or the check knows */
     struct entry dumped, fresh;         /* as selected; as it was just before it was taken down */
     size_t fresh_at, fresh_length;      /* of the answer, in nfk_primer.fresh */

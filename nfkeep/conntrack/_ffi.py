@@ -91,6 +91,18 @@ class FlowsHandle:
         """Whether opening packets have to leave from this host itself."""
         return bool(lib.nfk_flows_local(self.pointer))
 
+    def leave_out(self, indexes: Sequence[int]) -> None:
+        """Have these flows not primed; IndexError, with nothing done, if there is no such flow."""
+        if any(not 0 <= index < len(self) for index in indexes):
+            raise IndexError("no such flow")
+        lib.nfk_flows_leave_out(self.pointer, ffi.new("uint32_t[]", list(indexes)), len(indexes))
+
+    def sent(self) -> memoryview:
+        """Per flow the packets that were sent in its original direction and in that of replies."""
+        out = ffi.new("uint32_t[]", max(1, 2 * len(self)))
+        lib.nfk_flows_sent(self.pointer, out)
+        return memoryview(bytes(ffi.buffer(out, 8 * len(self)))).cast("I")
+
     def passages(self, index: int) -> int:
         """Bit `direction * 5 + hook` for each passage of one flow."""
         return int(lib.nfk_flows_passages(self.pointer, index))
