@@ -57,10 +57,12 @@ typedef struct {
 } nfk_primed;
 
 typedef struct nfk_primer nfk_primer;
-/* `rejects`: some rule may answer an opening packet with a reset, which closes the entry (nf_ct_set_closing).
+/* `rejects`: some rule may answer an opening packet with a reset, which closes the entry (nf_ct_set_closing). The
+ * answer to `question`, an nfnetlink request, changes whenever one did; without it every entry is looked at.
  * `rounds`: how often a flow has its turn again if real packets may have come before its opening packet. */
 nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, int rounds, size_t batch,
-                            const uint32_t nonces[5], const nfk_tap *taps, size_t n_taps, int raw, int *error);
+                            const uint32_t nonces[5], const nfk_tap *taps, size_t n_taps, int raw,
+                            const void *question, size_t length, int *error);
 /* One batch: begin rebuilds its flows and sends their opening packets, reply sends the packets in the direction of
  * replies (where rules count those), finish makes the flows whole. The caller may wait before reply and finish. From
  * begin and reply 1: packets were sent, 0: there was nothing to do. `between`, or NULL, is called when entries are

@@ -21,10 +21,6 @@ static void take_check(nfk_primer *p, struct work *w, const uint8_t *attributes,
     struct entry now;
     if (!entry_parse(attributes, length, p->flows->family, &now))
         return;
-    /* our own packet in the direction of replies sets SEEN_REPLY; it wants to be counted before ASSURED, too */
-    uint32_t too_early = w->replied ? IPS_ASSURED : IPS_SEEN_REPLY | IPS_ASSURED;
-    if (p->recreate && w->sent && now.status & too_early)
-        w->late = true;
     if (p->rejects && now.state == NFK_TCP_CLOSE && !entry_closed(work_entry(w)))
         w->rejected = true;
     if (now.attributes[CTA_ID].length == sizeof(w->id))
@@ -70,20 +66,27 @@ int prime_exchange(nfk_primer *p, size_t last, uint32_t last_sequence)
     return error;
 }
 
+/* Bits that the entry has by its nature and that may not be changed, so that each status has to name them. */
+static uint32_t fixed_bits(const struct work *w)
+{
+    const struct entry *entry = work_entry(w);
+    bool expected = w->heavy ? w->level == CREATE_ALL && entry->attributes[CTA_TUPLE_MASTER].data
+                             : entry->status & IPS_EXPECTED;
+    return IPS_CONFIRMED | (expected ? IPS_EXPECTED : 0);
+}
+
 /* What makes a flow whole after its packet has passed. */
 static void add_update(nfk_primer *p, struct work *w, struct buffer *out, uint32_t sequence, bool with_status)
 {
     static const uint8_t zeros[64];
     struct entry entry = *work_entry(w);
     unsigned what = UPDATE_MARKS;
-    uint32_t bits = entry.status & (IPS_SEEN_REPLY | IPS_ASSURED | IPS_FIXED_TIMEOUT), status = IPS_CONFIRMED | bits;
+    uint32_t bits = entry.status & (IPS_SEEN_REPLY | IPS_ASSURED | IPS_FIXED_TIMEOUT);
     struct attribute labels = w->dumped.attributes[CTA_LABELS];
     if (!entry.attributes[CTA_LABELS].data && labels.data && labels.length <= sizeof(zeros))
         entry.attributes[CTA_LABELS] = (struct attribute){zeros, labels.length};
     if (w->heavy) {
         what |= UPDATE_TIMEOUT | (bits && with_status ? UPDATE_STATUS : 0);
-        if (w->level == CREATE_ALL && entry.attributes[CTA_TUPLE_MASTER].data)
-            status |= IPS_EXPECTED;     /* may not be changed, so it has to be named */
         if (w->rejected || (!w->created_fresh && (entry.state != w->dumped.state || entry.state == NFK_TCP_NONE)))
             what |= UPDATE_STATE;
     } else if (w->rejected) {
@@ -91,7 +94,53 @@ static void add_update(nfk_primer *p, struct work *w, struct buffer *out, uint32
     } else if (entry.original.protocol != NFK_TCP && !(entry.status & IPS_FIXED_TIMEOUT)) {
         what |= UPDATE_TIMEOUT;         /* a SYN again does not renew the timeout of a TCP flow, a datagram does */
     }
-    message_update(out, sequence, p->flows->family, &entry, what, status);
+    message_update(out, sequence, p->flows->family, &entry, what, fixed_bits(w) | bits);
+}
+
+/* A status without SEEN_REPLY and ASSURED changes nothing; the kernel refuses it if the entry has one of these by now
+ * (nf_ct_change_status_common), and else says nothing: that is what makes it cheaper than to read the entry. Our own
+ * packet in the direction of replies sets SEEN_REPLY; it wants to be counted before ASSURED, too. */
+void prime_probe(nfk_primer *p, size_t i)
+{
+    struct work *w = &p->works[i];
+    uint32_t status = fixed_bits(w) | (w->replied ? IPS_SEEN_REPLY : 0);
+    message_update(&p->out, p->sequence + (uint32_t)i * OPERATIONS + OP_PROBE, p->flows->family, work_entry(w),
+                   UPDATE_STATUS, status);
+}
+
+void prime_hear_probes(nfk_primer *p)
+{
+    for (size_t i = 0; i < p->count; i++)
+        if (p->works[i].errors[OP_PROBE] == EBUSY)
+            p->works[i].late = true;
+}
+
+/* An answer that is not the last one, byte by byte, says that there were resets; so does none. */
+static int take_told(void *context, const struct nlmsghdr *message)
+{
+    nfk_primer *p = context;
+    const size_t head = NLMSG_LENGTH(sizeof(struct nfgenmsg));  /* which changes with each change of the ruleset */
+    if (message->nlmsg_type == NLMSG_ERROR || message->nlmsg_len < head)
+        return 0;
+    const uint8_t *body = (const uint8_t *)message + head;
+    size_t length = message->nlmsg_len - head;
+    p->resets = p->told.length != length || memcmp(p->told.data, body, length);
+    p->told.length = 0;
+    uint8_t *copy = buffer_extend(&p->told, length);
+    if (copy)
+        memcpy(copy, body, length);
+    return 0;
+}
+
+int prime_ask(nfk_primer *p)
+{
+    struct nlmsghdr *request = (struct nlmsghdr *)p->question.data;
+    p->resets = p->rejects;
+    if (!p->rejects || !p->question.length)
+        return 0;
+    request->nlmsg_seq = p->sequence++;
+    request->nlmsg_flags |= NLM_F_ACK;
+    return netlink_exchange(&p->flows->ctnetlink, request, p->question.length, request->nlmsg_seq, take_told, p);
 }
 
 /* Leaves with the guardian what would complete the batch from here. */
@@ -107,6 +156,17 @@ int prime_leave_word(nfk_primer *p)
     error = guardian_take(p->guardian, &words);
     buffer_free(&words);
     return error;
+}
+
+bool prime_unchanged(const nfk_primer *p)
+{
+    for (size_t i = 0; i < p->count; i++) {
+        const struct work *w = &p->works[i];
+        if (!w->is_fresh || w->fresh_length != w->flow->length ||
+            memcmp(p->fresh.data + w->fresh_at, p->flows->arena.data + w->flow->attributes, w->fresh_length))
+            return false;
+    }
+    return true;
 }
 
 int prime_rebuild(nfk_primer *p)
@@ -155,7 +215,8 @@ int prime_loosen(nfk_primer *p)
 }
 
 /* Whether flow `w` needs an update in this pass. A second time only those of which the first has shown that a reset
- * closed the entry, or that real packets had already set status bits that we know nothing of. */
+ * closed the entry, or that real packets had already set status bits that we know nothing of; and those that will have
+ * another turn are read, as the entry that they have now has another id. */
 static bool wants_update(const struct work *w, int pass)
 {
     return !w->gone && (!pass || w->rejected || w->errors[OP_UPDATE] == EBUSY);
@@ -170,10 +231,16 @@ int prime_complete(nfk_primer *p, int pass)
         struct work *w = &p->works[i];
         bool with_status = !pass || w->errors[OP_UPDATE] != EBUSY;
         uint32_t first = (uint32_t)i * OPERATIONS;
-        if (!wants_update(w, pass))
+        bool tcp = w->flow->original.protocol == NFK_TCP, updated = wants_update(w, pass);
+        if (!w->gone && (pass ? w->late : w->sent && p->resets && tcp)) {
+            last = p->out.length;
+            last_sequence = first + OP_GET;
+            message_get(&p->out, p->sequence + last_sequence, p->flows->family, work_entry(w));
+        }
+        if (!updated)
             continue;
-        if (!pass && w->sent && (p->recreate || (p->rejects && w->flow->original.protocol == NFK_TCP)))
-            message_get(&p->out, p->sequence + first + OP_GET, p->flows->family, work_entry(w));
+        if (!pass && w->sent && p->recreate)
+            prime_probe(p, i);
         last = p->out.length;
         last_sequence = first + OP_UPDATE;
         w->errors[OP_UPDATE] = 0;
@@ -181,5 +248,6 @@ int prime_complete(nfk_primer *p, int pass)
     }
     int error = prime_exchange(p, last, last_sequence);
     p->checking = false;
+    prime_hear_probes(p);
     return error;
 }

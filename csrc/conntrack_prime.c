@@ -4,12 +4,12 @@
  *
  * Real packets of a flow come at any time. Between CREATE and the opening packet a reply sets SEEN_REPLY, and an ACK
  * after it ASSURED: then the opening packet is not ctstate NEW any more, or is skipped by nf_conncount, and the flow is
- * not counted. So each entry is read again after its opening packet has passed: these bits are never taken back but by
- * us, so if it has none of them now, it had none then, and was counted. If it has one, nobody knows whether that came
- * before or after, and the flow has its turn again, in a smaller batch, whose window is shorter. To be counted twice
- * does no harm, as the kernel knows the flow by its tuple.
+ * not counted. So each entry is probed after its opening packet has passed: these bits are never taken back but by us,
+ * so if it has none of them now, it had none then, and was counted. If it has one, nobody knows whether that came before
+ * or after, and the flow has its turn again, in a smaller batch, whose window is shorter. To be counted twice does no
+ * harm, as the kernel knows the flow by its tuple.
  *
- * The proof needs the packet to have passed before the entry is read. What enters by a TAP has, when write returns,
+ * The proof needs the packet to have passed before the entry is probed. What enters by a TAP has, when write returns,
  * unless the interface hands its packets to other CPUs; nothing has on the loopback. There the caller waits first, and
  * then a bit set while it waits is taken for one that came too early, which costs a turn and nothing else. */
 #include "conntrack.h"
@@ -21,7 +21,8 @@ enum { AGAIN_BATCH = 8 };               /* flows at once in the first round of s
 enum { AGAIN_SECONDS = 1 };             /* for all second turns together, as new connections are held off meanwhile */
 
 nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, int rounds, size_t batch,
-                            const uint32_t nonces[5], const nfk_tap *taps, size_t n_taps, int raw, int *error)
+                            const uint32_t nonces[5], const nfk_tap *taps, size_t n_taps, int raw,
+                            const void *question, size_t length, int *error)
 {
     nfk_primer *p = calloc(1, sizeof(*p));
     *error = -ENOMEM;
@@ -41,6 +42,14 @@ nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, int rou
         goto failed;
     memcpy(p->taps, taps, n_taps * sizeof(*taps));
     p->n_taps = n_taps;
+    if (length) {
+        uint8_t *copy = buffer_extend(&p->question, length);
+        if (!copy)
+            goto failed;
+        memcpy(copy, question, length);
+    }
+    if (flows->count && (*error = prime_ask(p)))
+        goto failed;
     if (recreate && flows->count) {
         p->guardian = guardian_start(p->batch * UPDATE_ROOM, error);
         if (!p->guardian)
@@ -63,6 +72,8 @@ void nfk_primer_close(nfk_primer *p)
     free(p->again);
     buffer_free(&p->out);
     buffer_free(&p->fresh);
+    buffer_free(&p->question);
+    buffer_free(&p->told);
     free(p);
 }
 
@@ -198,7 +209,7 @@ int nfk_primer_begin(nfk_primer *p, void (*between)(void))
     error = prime_rebuild(p);
     if (between)
         between();
-    if (!error)
+    if (!error && !prime_unchanged(p))
         error = prime_leave_word(p);
     if (!error)
         error = prime_repair(p);
@@ -219,12 +230,11 @@ int nfk_primer_reply(nfk_primer *p)
         if (!may_reply(w) || !p->recreate || !w->sent)
             continue;
         last = p->out.length;
-        last_sequence = (uint32_t)i * OPERATIONS + OP_GET;
-        message_get(&p->out, p->sequence + last_sequence, p->flows->family, work_entry(w));
+        last_sequence = (uint32_t)i * OPERATIONS + OP_PROBE;
+        prime_probe(p, i);
     }
-    p->checking = true;
     int error = prime_exchange(p, last, last_sequence), sent = 0;
-    p->checking = false;
+    prime_hear_probes(p);
     for (size_t i = 0; i < p->count && !error; i++)
         if (may_reply(&p->works[i])) {
             send_packet(p, &p->works[i], 1);
@@ -250,7 +260,7 @@ static void report_batch(nfk_primer *p)
 
 int nfk_primer_finish(nfk_primer *p)
 {
-    int error = 0;
+    int error = p->count ? prime_ask(p) : 0;
     for (int pass = 0; pass < 2 && !error; pass++)
         error = prime_complete(p, pass);
     if (p->guardian && !error)

@@ -3,7 +3,7 @@
 #define NFK_CONNTRACK_PRIME_H
 #include "conntrack.h"
 
-enum { OP_GET, OP_DELETE, OP_CREATE, OP_UPDATE, OPERATIONS };
+enum { OP_GET, OP_DELETE, OP_CREATE, OP_PROBE, OP_UPDATE, OPERATIONS };
 
 /* A flow that may not have been counted: its turn comes again, by the id that its entry has now. */
 struct again { struct flow *flow; uint8_t id[4]; };
@@ -35,6 +35,8 @@ struct nfk_primer {
     int round, rounds;                  /* 0: each flow's first turn */
     int64_t again_until;                /* then no more second turns; ns, CLOCK_MONOTONIC */
     bool checking;                      /* answers to GET tell what the packets did */
+    struct buffer question, told;       /* what to ask about resets, and the last answer; question empty: nothing */
+    bool resets;                        /* rules may have answered packets of this batch by resets */
     uint32_t nonces[NFK_HOOKS], sequence;
     struct buffer out, fresh;
     struct guardian *guardian;
@@ -44,8 +46,12 @@ struct nfk_primer {
 const struct entry *work_entry(const struct work *w);
 int prime_exchange(nfk_primer *p, size_t last, uint32_t last_sequence);
 int prime_leave_word(nfk_primer *p);
+bool prime_unchanged(const nfk_primer *p);      /* whether all entries were as selected: that word holds good */
 int prime_rebuild(nfk_primer *p);               /* reads all entries; takes the heavy ones down and builds them anew */
 int prime_repair(nfk_primer *p);
 int prime_loosen(nfk_primer *p);
+int prime_ask(nfk_primer *p);                   /* sets `resets` */
+void prime_probe(nfk_primer *p, size_t i);      /* appends the request that tells whether real packets came first */
+void prime_hear_probes(nfk_primer *p);          /* sets `late` */
 int prime_complete(nfk_primer *p, int pass);    /* makes the entries whole; pass 1 only those that pass 0 could not */
 #endif

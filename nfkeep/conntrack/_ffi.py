@@ -276,7 +276,7 @@ class PrimerHandle:
     def __init__(
         self, flows: FlowsHandle, *, recreate: bool, rejects: bool, rounds: int, batch: int,
         nonces: Mapping[Hook, int],
-        taps: Sequence[tuple[int, int, bytes]], raw: int,
+        taps: Sequence[tuple[int, int, bytes]], raw: int, resets: bytes = b"",
     ) -> None:  # fmt: skip
         c_taps = ffi.new("nfk_tap[]", max(1, len(taps)))
         for index, (ifindex, fd, mac) in enumerate(taps):
@@ -285,7 +285,7 @@ class PrimerHandle:
         self._flows = flows  # the primer points into it
         self._pointer = lib.nfk_primer_open(
             flows.pointer, recreate, rejects, rounds, batch, [nonces.get(hook, 0) for hook in Hook],
-            c_taps, len(taps), raw, error,
+            c_taps, len(taps), raw, ffi.from_buffer(resets), len(resets), error,
         )  # fmt: skip
         if not self._pointer:
             raise fail(error[0], "preparing to rebuild flows")

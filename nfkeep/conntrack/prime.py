@@ -56,6 +56,7 @@ def prime(
     nonces: Mapping[Hook, int],
     batch: int | None = None,
     rejects: bool = True,
+    resets: bytes = b"",
     rounds: int = 8,
     settle: Callable[[Mapping[Hook, int]], None] | None = None,
     _between: Callable[[], None] | None = None,
@@ -70,7 +71,8 @@ def prime(
 
     `rejects`: a rule on the way may answer an opening packet by `REJECT --reject-with tcp-reset`, which sets the live
     entry to CLOSE (nf_ct_set_closing()); then each TCP entry is read once more and set right. The reset itself must be
-    kept on the host by the caller.
+    kept on the host by the caller. `resets`: a request to nfnetlink that is answered differently as soon as there was a
+    reset (`OwnedTable.question()`); then entries are only read where there was one.
 
     `rounds`: with `recreate`, a reply and an acknowledgement of a live flow may come just between CREATE and its
     opening packet, which then does not count it. Each entry shows afterwards whether that can have been; if so, the
@@ -102,6 +104,7 @@ def prime(
         nonces=nonces,
         taps=[(tap.target, tap.fd, tap.mac) for tap in injector.taps],
         raw=injector.raw_socket(flows.family) if local else -1,
+        resets=b"" if queued and settle is None else resets,
     )
     try:
         more = len(flows) > 0

@@ -14,7 +14,7 @@ from nfkeep.conntrack import Conntrack, Flows, Injector, Primed, prime
 from nfkeep.conntrack.identity import new_nonces
 from nfkeep.conntrack.select import Selector
 from nfkeep.errors import NfkeepError, UnsupportedError
-from nfkeep.keep.guard import SHUT, arrived, guard_ruleset
+from nfkeep.keep.guard import RESETS, SHUT, arrived, guard_ruleset
 from nfkeep.keep.plan import ON_THE_WAY, Limit, Plan
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.keep.selftest import Counting, probe_counting
@@ -85,12 +85,14 @@ class Restoration:
                 primed = prime(
                     self._conntrack, flows, self._injector,
                     recreate=recreate, nonces=self._nonces, settle=_Settle(self._guard),
+                    resets=self._guard.question(RESETS),
                 )  # fmt: skip
         except (NfkeepError, OSError) as error:
             reason = f"the rules are live, but counting the flows again failed: {error}"
             return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
         self.open_gate()
-        missing = sum(primed.packets.values()) - sum(self._guard.counters().values())
+        counters = self._guard.counters()
+        missing = sum(primed.packets.values()) - sum(counters[arrived(hook)] for hook in self._nonces)
         limits = _outcomes(plan.limits, flows, primed, missing)
         return [*limits, *self._counters(primed), *self._other_tables(primed)]
 

@@ -13,7 +13,7 @@ import struct
 import threading
 
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.encode import delete_table, flush_set, make_table, read_counter
+from nfkeep.nft.encode import delete_table, flush_set, frame, make_table, read_counter
 from nfkeep.nft.ruleset import Ruleset
 from nfkeep.nft.wire import attributes
 
@@ -46,6 +46,10 @@ class OwnedTable:
         """Packets that each of the table's named counters has seen; each is found by its name, nothing is listed."""
         answers = self._open().ask([read_counter(self.name, counter) for counter in self._counters])
         return {counter: _packets(answer) for counter, answer in zip(self._counters, answers, strict=True)}
+
+    def question(self, counter: str) -> bytes:
+        """The message that asks any nfnetlink socket of this network namespace for one of the counters."""
+        return frame(read_counter(self.name, counter), 0)
 
     def close(self) -> None:
         """Delete the table. Idempotent."""
