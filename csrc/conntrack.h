@@ -109,6 +109,7 @@ void guardian_stop(struct guardian *guardian);
 int guardian_pid(const struct guardian *guardian);
 
 /* conntrack_packets.c */
-int packet_send(const nfk_tap *tap, int raw, uint8_t family, const uint8_t *packet, size_t length,
+enum { NFK_FRAME_HEAD = 14 };           /* room that packet_send wants before the packet */
+int packet_send(const nfk_tap *tap, int raw, uint8_t family, uint8_t *packet, size_t length,
                 const struct tuple *tuple, int32_t scope);
 #endif

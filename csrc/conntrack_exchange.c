@@ -21,10 +21,50 @@ static void take_check(nfk_primer *p, struct work *w, const uint8_t *attributes,
     struct entry now;
     if (!entry_parse(attributes, length, p->flows->family, &now))
         return;
-    if (p->rejects && now.state == NFK_TCP_CLOSE && !entry_closed(work_entry(w)))
+    if (p->resets && now.state == NFK_TCP_CLOSE && !entry_closed(work_entry(w)))
         w->rejected = true;
     if (now.attributes[CTA_ID].length == sizeof(w->id))
         memcpy(w->id, now.attributes[CTA_ID].data, sizeof(w->id));
+}
+
+/* The number of the question in an exchange, behind those of all flows. */
+static uint32_t question_sequence(const nfk_primer *p) { return p->sequence + (uint32_t)p->batch * OPERATIONS; }
+
+/* An answer that is not the last one, byte by byte, says that there were resets; an error says nothing better. */
+static void take_told(nfk_primer *p, const struct nlmsghdr *message)
+{
+    const size_t head = NLMSG_LENGTH(sizeof(struct nfgenmsg));  /* which changes with each change of the ruleset */
+    if (message->nlmsg_type == NLMSG_ERROR || message->nlmsg_len < head) {
+        p->resets = p->resets || netlink_error(message);
+        return;
+    }
+    const uint8_t *body = (const uint8_t *)message + head;
+    size_t length = message->nlmsg_len - head;
+    if (p->told.length == length && !memcmp(p->told.data, body, length))
+        return;
+    p->resets = true;
+    p->told.length = 0;
+    uint8_t *copy = buffer_extend(&p->told, length);
+    if (copy)
+        memcpy(copy, body, length);
+}
+
+static void ask(nfk_primer *p)
+{
+    size_t at = p->out.length;
+    uint8_t *copy = buffer_extend(&p->out, p->question.length);
+    if (!copy)
+        return;
+    memcpy(copy, p->question.data, p->question.length);
+    ((struct nlmsghdr *)(p->out.data + at))->nlmsg_seq = question_sequence(p);
+}
+
+/* Learns what the answer is as long as no packet was sent. */
+int prime_ask(nfk_primer *p)
+{
+    if (p->question.length)
+        ask(p);
+    return prime_exchange(p, 0, (uint32_t)p->batch * OPERATIONS);
 }
 
 /* Sorts an answer to its work by sequence number. */
@@ -33,6 +73,8 @@ static int take_answer(void *context, const struct nlmsghdr *message)
     nfk_primer *p = context;
     uint32_t at = message->nlmsg_seq - p->sequence;
     struct work *w = at / OPERATIONS < p->count ? &p->works[at / OPERATIONS] : NULL;
+    if (message->nlmsg_seq == question_sequence(p))
+        take_told(p, message);
     if (!w)
         return 0;
     if (message->nlmsg_type == NLMSG_ERROR) {
@@ -62,7 +104,7 @@ int prime_exchange(nfk_primer *p, size_t last, uint32_t last_sequence)
     }
     p->out.length = 0;
     p->out.failed = false;
-    p->sequence += (uint32_t)p->batch * OPERATIONS;
+    p->sequence += (uint32_t)p->batch * OPERATIONS + 1;
     return error;
 }
 
@@ -115,34 +157,6 @@ void prime_hear_probes(nfk_primer *p)
             p->works[i].late = true;
 }
 
-/* An answer that is not the last one, byte by byte, says that there were resets; so does none. */
-static int take_told(void *context, const struct nlmsghdr *message)
-{
-    nfk_primer *p = context;
-    const size_t head = NLMSG_LENGTH(sizeof(struct nfgenmsg));  /* which changes with each change of the ruleset */
-    if (message->nlmsg_type == NLMSG_ERROR || message->nlmsg_len < head)
-        return 0;
-    const uint8_t *body = (const uint8_t *)message + head;
-    size_t length = message->nlmsg_len - head;
-    p->resets = p->told.length != length || memcmp(p->told.data, body, length);
-    p->told.length = 0;
-    uint8_t *copy = buffer_extend(&p->told, length);
-    if (copy)
-        memcpy(copy, body, length);
-    return 0;
-}
-
-int prime_ask(nfk_primer *p)
-{
-    struct nlmsghdr *request = (struct nlmsghdr *)p->question.data;
-    p->resets = p->rejects;
-    if (!p->rejects || !p->question.length)
-        return 0;
-    request->nlmsg_seq = p->sequence++;
-    request->nlmsg_flags |= NLM_F_ACK;
-    return netlink_exchange(&p->flows->ctnetlink, request, p->question.length, request->nlmsg_seq, take_told, p);
-}
-
 /* Leaves with the guardian what would complete the batch from here. */
 int prime_leave_word(nfk_primer *p)
 {
@@ -158,14 +172,17 @@ int prime_leave_word(nfk_primer *p)
     return error;
 }
 
+static bool as_selected(const nfk_primer *p, const struct work *w)
+{
+    return w->fresh_length == w->flow->length &&
+           !memcmp(p->fresh.data + w->fresh_at, p->flows->arena.data + w->flow->attributes, w->fresh_length);
+}
+
 bool prime_unchanged(const nfk_primer *p)
 {
-    for (size_t i = 0; i < p->count; i++) {
-        const struct work *w = &p->works[i];
-        if (!w->is_fresh || w->fresh_length != w->flow->length ||
-            memcmp(p->fresh.data + w->fresh_at, p->flows->arena.data + w->flow->attributes, w->fresh_length))
+    for (size_t i = 0; i < p->count; i++)
+        if (!as_selected(p, &p->works[i]))
             return false;
-    }
     return true;
 }
 
@@ -190,8 +207,12 @@ int prime_rebuild(nfk_primer *p)
     int error = prime_exchange(p, last, last_sequence);
     for (size_t i = 0; i < p->count; i++) {
         struct work *w = &p->works[i];
-        w->is_fresh = w->fresh_length &&
-                      entry_parse(p->fresh.data + w->fresh_at, w->fresh_length, family, &w->fresh);
+        if (as_selected(p, w)) {
+            w->fresh = w->dumped;
+            w->is_fresh = true;
+        } else if (w->fresh_length) {
+            w->is_fresh = entry_parse(p->fresh.data + w->fresh_at, w->fresh_length, family, &w->fresh);
+        }
     }
     return error;
 }
@@ -214,12 +235,18 @@ int prime_loosen(nfk_primer *p)
     return prime_exchange(p, last, last_sequence);
 }
 
-/* Whether flow `w` needs an update in this pass. A second time only those of which the first has shown that a reset
- * closed the entry, or that real packets had already set status bits that we know nothing of; and those that will have
- * another turn are read, as the entry that they have now has another id. */
+/* Whether flow `w` needs an update in this pass: a second or third time only those of which it was shown since that a
+ * reset closed the entry, or that real packets had already set status bits that we know nothing of. */
 static bool wants_update(const struct work *w, int pass)
 {
-    return !w->gone && (!pass || w->rejected || w->errors[OP_UPDATE] == EBUSY);
+    return !w->gone && (!pass || w->rejected || (pass == 1 && w->busy));
+}
+
+/* Whether it has to be read: where a reset may have closed it, and before another turn, as its entry has a new id. */
+static bool wants_reading(const nfk_primer *p, const struct work *w, int pass)
+{
+    bool closed = p->resets && w->sent && w->flow->original.protocol == NFK_TCP;
+    return !w->gone && pass < 2 && ((pass && w->late) || (closed && pass == (p->question.length ? 1 : 0)));
 }
 
 int prime_complete(nfk_primer *p, int pass)
@@ -227,27 +254,33 @@ int prime_complete(nfk_primer *p, int pass)
     size_t last = 0;
     uint32_t last_sequence = 0;
     p->checking = true;
+    if (!pass)
+        p->resets = p->rejects && !p->question.length;
+    if (!pass && p->rejects && p->question.length)
+        ask(p);
+    size_t asked = p->out.length;
     for (size_t i = 0; i < p->count; i++) {
         struct work *w = &p->works[i];
-        bool with_status = !pass || w->errors[OP_UPDATE] != EBUSY;
         uint32_t first = (uint32_t)i * OPERATIONS;
-        bool tcp = w->flow->original.protocol == NFK_TCP, updated = wants_update(w, pass);
-        if (!w->gone && (pass ? w->late : w->sent && p->resets && tcp)) {
+        if (wants_reading(p, w, pass)) {
             last = p->out.length;
             last_sequence = first + OP_GET;
             message_get(&p->out, p->sequence + last_sequence, p->flows->family, work_entry(w));
         }
-        if (!updated)
+        if (!wants_update(w, pass))
             continue;
         if (!pass && w->sent && p->recreate)
             prime_probe(p, i);
         last = p->out.length;
         last_sequence = first + OP_UPDATE;
-        w->errors[OP_UPDATE] = 0;
-        add_update(p, w, &p->out, p->sequence + last_sequence, with_status);
+        add_update(p, w, &p->out, p->sequence + last_sequence, !w->busy);
     }
+    if (p->out.length == asked)
+        p->out.length = 0;              /* the question alone can wait */
     int error = prime_exchange(p, last, last_sequence);
     p->checking = false;
+    for (size_t i = 0; i < p->count; i++)
+        p->works[i].busy = p->works[i].busy || p->works[i].errors[OP_UPDATE] == EBUSY;
     prime_hear_probes(p);
     return error;
 }

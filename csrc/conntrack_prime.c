@@ -163,7 +163,7 @@ static void send_packet(nfk_primer *p, struct work *w, int d)
     int32_t other = d ? flow->original_sender : flow->reply_sender;
     int hook = farthest_hook(flow->passages >> (d * NFK_HOOKS), sender == NFK_LOCAL);
     const nfk_tap *tap = sender > 0 ? tap_of(p, sender) : NULL;
-    uint8_t packet[128];
+    uint8_t frame[128], *packet = frame + NFK_FRAME_HEAD;
     int error;
     if (hook < 0 || sender == NFK_UNKNOWN)
         return;
@@ -171,7 +171,7 @@ static void send_packet(nfk_primer *p, struct work *w, int d)
     int opening = farthest_hook(flow->passages, flow->original_sender == NFK_LOCAL);
     uint32_t acknowledge = 0x6e666b70;
     acknowledge += opening >= 0 && p->nonces[opening] + 1 == acknowledge;
-    size_t length = nfk_packet(packet, sizeof(packet), p->flows->family, t->protocol, t->source, t->destination,
+    size_t length = nfk_packet(packet, sizeof(frame) - NFK_FRAME_HEAD, p->flows->family, t->protocol, t->source, t->destination,
                                t->source_port, t->destination_port, d, p->nonces[hook], acknowledge);
     if (sender > 0 && !tap)
         error = ENODEV;
@@ -260,8 +260,8 @@ static void report_batch(nfk_primer *p)
 
 int nfk_primer_finish(nfk_primer *p)
 {
-    int error = p->count ? prime_ask(p) : 0;
-    for (int pass = 0; pass < 2 && !error; pass++)
+    int error = 0;
+    for (int pass = 0; pass < 3 && !error; pass++)
         error = prime_complete(p, pass);
     if (p->guardian && !error)
         guardian_take(p->guardian, NULL);

@@ -22,6 +22,7 @@ struct work {
     bool vanished;                      /* it was over when its turn came */
     bool again;                         /* it had its turn before, and was reported then */
     bool sent, replied;                 /* a packet was sent; also one in the direction of replies */
+    bool busy;                          /* its status is more than we know, and may not be told anew */
     bool late;                          /* real packets may have come before ours: it may not be counted */
 };
 
@@ -36,7 +37,7 @@ struct nfk_primer {
     int64_t again_until;                /* then no more second turns; ns, CLOCK_MONOTONIC */
     bool checking;                      /* answers to GET tell what the packets did */
     struct buffer question, told;       /* what to ask about resets, and the last answer; question empty: nothing */
-    bool resets;                        /* rules may have answered packets of this batch by resets */
+    bool resets;                        /* rules may have answered packets of this batch by resets: read the entries */
     uint32_t nonces[NFK_HOOKS], sequence;
     struct buffer out, fresh;
     struct guardian *guardian;
@@ -50,8 +51,8 @@ bool prime_unchanged(const nfk_primer *p);      /* whether all entries were as s
 int prime_rebuild(nfk_primer *p);               /* reads all entries; takes the heavy ones down and builds them anew */
 int prime_repair(nfk_primer *p);
 int prime_loosen(nfk_primer *p);
-int prime_ask(nfk_primer *p);                   /* sets `resets` */
+int prime_ask(nfk_primer *p);
 void prime_probe(nfk_primer *p, size_t i);      /* appends the request that tells whether real packets came first */
 void prime_hear_probes(nfk_primer *p);          /* sets `late` */
-int prime_complete(nfk_primer *p, int pass);    /* makes the entries whole; pass 1 only those that pass 0 could not */
+int prime_complete(nfk_primer *p, int pass);    /* makes the entries whole; passes 1, 2: what the one before left */
 #endif
