@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import attrs
 import nftables
 import pytest
 from guard_text import guard_table
@@ -27,7 +28,7 @@ from nfkeep.model import Hook
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.encode import delete_table, make_table
 from nfkeep.nft.owned_table import OwnedTable
-from nfkeep.nft.ruleset import BaseChain, Compare, Lookup, Meta, MetaKey, Relation, Ruleset, Verdict
+from nfkeep.nft.ruleset import BaseChain, Compare, Lookup, Meta, MetaKey, Relation, Ruleset, TimedSet, Verdict
 from nfkeep.testing import add_address, pair, wait_until
 
 if TYPE_CHECKING:
@@ -367,6 +368,18 @@ def test_opens_by_itself(namespace: Namespace) -> None:
     with namespace, OwnedTable(guard(seconds=0.3)) as table:
         shut = f"nft list set inet {table.name} {SHUT}"
         assert "elements" in namespace.run(shut).stdout
+        assert wait_until(lambda: "elements" not in namespace.run(shut).stdout, timeout=2)
+
+
+def test_a_set_is_filled_later(namespace: Namespace) -> None:
+    """Made empty, the gate is open; filled, it is shut, and opens by itself after the time of the elements."""
+    ruleset = guard(seconds=0.3)
+    empty = attrs.evolve(ruleset, sets=(TimedSet(SHUT),))
+    with namespace, OwnedTable(empty) as table:
+        shut = f"nft list set inet {table.name} {SHUT}"
+        assert "elements" not in namespace.run(shut).stdout
+        table.fill_set(ruleset.sets[0])
+        assert re.findall(r"(?:tcp|udp) timeout", namespace.run(shut).stdout) == ["tcp timeout", "udp timeout"]
         assert wait_until(lambda: "elements" not in namespace.run(shut).stdout, timeout=2)
 
 
