@@ -92,12 +92,11 @@ class Restoration:
                 primed = prime(
                     self._conntrack, flows, self._injector,
                     recreate=recreate, nonces=self._nonces, settle=_Settle(self._guard),
-                    resets=self._guard.question(RESETS),
+                    resets=self._guard.question(RESETS), done=self.open_gate,
                 )  # fmt: skip
         except (NfkeepError, OSError) as error:
             reason = f"the rules are live, but counting the flows again failed: {error}"
             return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
-        self.open_gate()
         counters = self._guard.counters()
         missing = sum(primed.packets.values()) - sum(counters[arrived(hook)] for hook in self._nonces)
         limits = _outcomes(plan.limits, flows, primed, missing)
