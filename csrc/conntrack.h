@@ -103,7 +103,7 @@ void routes_close(struct routes *routes);
 
 /* conntrack_guard.c */
 struct guardian;
-struct guardian *guardian_start(size_t room, int *error);
+struct guardian *guardian_start(size_t room, int ctnetlink, int *error);
 int guardian_take(struct guardian *guardian, const struct buffer *messages);   /* NULL: nothing left to complete */
 void guardian_stop(struct guardian *guardian);
 int guardian_pid(const struct guardian *guardian);

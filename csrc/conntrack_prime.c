@@ -51,7 +51,7 @@ nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, int rou
     if (flows->count && (*error = prime_ask(p)))
         goto failed;
     if (recreate && flows->count) {
-        p->guardian = guardian_start(p->batch * UPDATE_ROOM, error);
+        p->guardian = guardian_start(p->batch * UPDATE_ROOM, flows->ctnetlink.fd, error);
         if (!p->guardian)
             goto failed;
     }
