@@ -5,9 +5,9 @@
  * Real packets of a flow come at any time. Between CREATE and the opening packet a reply sets SEEN_REPLY, and an ACK
  * after it ASSURED: then the opening packet is not ctstate NEW any more, or is skipped by nf_conncount, and the flow is
  * not counted. So each entry is probed after its opening packet has passed: these bits are never taken back but by us,
- * so if it has none of them now, it had none then, and was counted. If it has one, nobody knows whether that came before
- * or after, and the flow has its turn again, in a smaller batch, whose window is shorter. To be counted twice does no
- * harm, as the kernel knows the flow by its tuple.
+ * so if it has none of them now, it had none then, and was counted. If it has one, nobody knows whether that came
+ * before or after, and the flow has its turn again, in a smaller batch, whose window is shorter. To be counted twice
+ * does no harm, as the kernel knows the flow by its tuple.
  *
  * The proof needs the packet to have passed before the entry is probed. What enters by a TAP has, when write returns,
  * unless the interface hands its packets to other CPUs; nothing has on the loopback. There the caller waits first, and
@@ -171,8 +171,8 @@ static void send_packet(nfk_primer *p, struct work *w, int d)
     int opening = farthest_hook(flow->passages, flow->original_sender == NFK_LOCAL);
     uint32_t acknowledge = 0x6e666b70;
     acknowledge += opening >= 0 && p->nonces[opening] + 1 == acknowledge;
-    size_t length = nfk_packet(packet, sizeof(frame) - NFK_FRAME_HEAD, p->flows->family, t->protocol, t->source, t->destination,
-                               t->source_port, t->destination_port, d, p->nonces[hook], acknowledge);
+    size_t length = nfk_packet(packet, sizeof(frame) - NFK_FRAME_HEAD, p->flows->family, t->protocol, t->source,
+                               t->destination, t->source_port, t->destination_port, d, p->nonces[hook], acknowledge);
     if (sender > 0 && !tap)
         error = ENODEV;
     else
