@@ -58,6 +58,8 @@ struct flow {
     int32_t original_sender, reply_sender;      /* ifindex behind which the sender is, or NFK_LOCAL, NFK_UNKNOWN */
     uint16_t passages;
     bool helped;
+    uint8_t left_out;                           /* the caller wants it neither rebuilt nor sent */
+    uint32_t sent[2];                           /* packets really sent, by direction, second turns included */
 };
 struct nfk_flows {
     struct flow *flows; size_t count, room;
@@ -101,12 +103,13 @@ void routes_close(struct routes *routes);
 
 /* conntrack_guard.c */
 struct guardian;
-struct guardian *guardian_start(size_t room, int *error);
+struct guardian *guardian_start(size_t room, int ctnetlink, int *error);
 int guardian_take(struct guardian *guardian, const struct buffer *messages);   /* NULL: nothing left to complete */
 void guardian_stop(struct guardian *guardian);
 int guardian_pid(const struct guardian *guardian);
 
 /* conntrack_packets.c */
-int packet_send(const nfk_tap *tap, int raw, uint8_t family, const uint8_t *packet, size_t length,
+enum { NFK_FRAME_HEAD = 14 };           /* room that packet_send wants before the packet */
+int packet_send(const nfk_tap *tap, int raw, uint8_t family, uint8_t *packet, size_t length,
                 const struct tuple *tuple, int32_t scope);
 #endif

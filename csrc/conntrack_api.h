@@ -37,6 +37,8 @@ size_t nfk_flows_count(const nfk_flows *flows);
 size_t nfk_flows_interfaces(const nfk_flows *flows, int32_t *out, size_t room);  /* how many there are */
 int nfk_flows_local(const nfk_flows *flows);    /* whether a sender is this host itself */
 unsigned nfk_flows_hooks(const nfk_flows *flows);    /* bits: the hooks whose nonces packets will carry */
+int nfk_flows_leave_out(nfk_flows *flows, const uint32_t *indexes, size_t count);   /* not to be primed */
+void nfk_flows_sent(const nfk_flows *flows, uint32_t *out);     /* per flow: packets sent, original and reply */
 unsigned nfk_flows_passages(const nfk_flows *flows, size_t index);  /* bit direction * 5 + hook */
 void nfk_flows_free(nfk_flows *flows);
 
@@ -55,10 +57,12 @@ typedef struct {
 } nfk_primed;
 
 typedef struct nfk_primer nfk_primer;
-/* `rejects`: some rule may answer an opening packet with a reset, which closes the entry (nf_ct_set_closing).
+/* `rejects`: some rule may answer an opening packet with a reset, which closes the entry (nf_ct_set_closing). The
+ * answer to `question`, an nfnetlink request, changes whenever one did; without it every entry is looked at.
  * `rounds`: how often a flow has its turn again if real packets may have come before its opening packet. */
 nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, int rounds, size_t batch,
-                            const uint32_t nonces[5], const nfk_tap *taps, size_t n_taps, int raw, int *error);
+                            const uint32_t nonces[5], const nfk_tap *taps, size_t n_taps, int raw,
+                            const void *question, size_t length, int *error);
 /* One batch: begin rebuilds its flows and sends their opening packets, reply sends the packets in the direction of
  * replies (where rules count those), finish makes the flows whole. The caller may wait before reply and finish. From
  * begin and reply 1: packets were sent, 0: there was nothing to do. `between`, or NULL, is called when entries are

@@ -8,6 +8,22 @@ unsigned nfk_flows_passages(const nfk_flows *flows, size_t index)
     return index < flows->count ? flows->flows[index].passages : 0;
 }
 
+int nfk_flows_leave_out(nfk_flows *flows, const uint32_t *indexes, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        if (indexes[i] >= flows->count)
+            return -ERANGE;
+    for (size_t i = 0; i < count; i++)
+        flows->flows[indexes[i]].left_out = 1;
+    return 0;
+}
+
+void nfk_flows_sent(const nfk_flows *flows, uint32_t *out)
+{
+    for (size_t i = 0; i < flows->count; i++)
+        memcpy(out + 2 * i, flows->flows[i].sent, sizeof(flows->flows[i].sent));
+}
+
 static bool sends(const struct flow *flow, int direction)
 {
     return flow->passages >> (direction * NFK_HOOKS) & ((1u << NFK_HOOKS) - 1);

@@ -60,7 +60,9 @@ static int above_stdio(int fd)
     return moved;
 }
 
-struct guardian *guardian_start(size_t room, int *error)
+/* `ctnetlink` is the parent's: when the child closes it the parent still has it, so that nobody waits for the grace
+ * periods that the end of an nfnetlink socket waits for behind a change of nftables (nft_rcv_nl_event). */
+struct guardian *guardian_start(size_t room, int ctnetlink, int *error)
 {
     struct guardian *guardian = calloc(1, sizeof(*guardian));
     int ends[2] = {-1, -1}, netlink = -1;
@@ -76,9 +78,9 @@ struct guardian *guardian_start(size_t room, int *error)
         free(guardian);
         return NULL;
     }
-    netlink = above_stdio(nfk_netlink_open(NETLINK_NETFILTER));
+    netlink = fcntl(ctnetlink, F_DUPFD_CLOEXEC, 3);
     if (netlink < 0 || pipe2(ends, O_CLOEXEC)) {
-        *error = netlink < 0 ? netlink : -errno;
+        *error = -errno;
         goto failed;
     }
     ends[0] = above_stdio(ends[0]);

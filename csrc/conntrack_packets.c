@@ -114,18 +114,18 @@ static ssize_t send_raw(int raw, uint8_t family, const uint8_t *packet, size_t l
 }
 
 /* Through the TAP, or by the raw socket if `tap` is NULL. 0 or errno. */
-int packet_send(const nfk_tap *tap, int raw, uint8_t family, const uint8_t *packet, size_t length,
+int packet_send(const nfk_tap *tap, int raw, uint8_t family, uint8_t *packet, size_t length,
                 const struct tuple *tuple, int32_t scope)
 {
     ssize_t sent;
     if (tap) {
-        uint8_t ethernet[14] = {0};
-        struct iovec parts[2] = {{ethernet, sizeof(ethernet)}, {(void *)packet, length}};
+        uint8_t *ethernet = packet - NFK_FRAME_HEAD;
+        memset(ethernet, 0, NFK_FRAME_HEAD);
         memcpy(ethernet, tap->mac, 6);  /* to the TAP itself: else the packet counts as some other host's */
         ethernet[6] = 0x02;
         write16(ethernet + 12, family == AF_INET ? 0x0800 : 0x86dd);
         do
-            sent = writev(tap->fd, parts, 2);
+            sent = write(tap->fd, ethernet, NFK_FRAME_HEAD + length);
         while (sent < 0 && errno == EINTR);
     } else {
         do

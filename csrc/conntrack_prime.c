@@ -4,12 +4,12 @@
  *
  * Real packets of a flow come at any time. Between CREATE and the opening packet a reply sets SEEN_REPLY, and an ACK
  * after it ASSURED: then the opening packet is not ctstate NEW any more, or is skipped by nf_conncount, and the flow is
- * not counted. So each entry is read again after its opening packet has passed: these bits are never taken back but by
- * us, so if it has none of them now, it had none then, and was counted. If it has one, nobody knows whether that came
+ * not counted. So each entry is probed after its opening packet has passed: these bits are never taken back but by us,
+ * so if it has none of them now, it had none then, and was counted. If it has one, nobody knows whether that came
  * before or after, and the flow has its turn again, in a smaller batch, whose window is shorter. To be counted twice
  * does no harm, as the kernel knows the flow by its tuple.
  *
- * The proof needs the packet to have passed before the entry is read. What enters by a TAP has, when write returns,
+ * The proof needs the packet to have passed before the entry is probed. What enters by a TAP has, when write returns,
  * unless the interface hands its packets to other CPUs; nothing has on the loopback. There the caller waits first, and
  * then a bit set while it waits is taken for one that came too early, which costs a turn and nothing else. */
 #include "conntrack.h"
@@ -21,7 +21,8 @@ enum { AGAIN_BATCH = 8 };               /* flows at once in the first round of s
 enum { AGAIN_SECONDS = 1 };             /* for all second turns together, as new connections are held off meanwhile */
 
 nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, int rounds, size_t batch,
-                            const uint32_t nonces[5], const nfk_tap *taps, size_t n_taps, int raw, int *error)
+                            const uint32_t nonces[5], const nfk_tap *taps, size_t n_taps, int raw,
+                            const void *question, size_t length, int *error)
 {
     nfk_primer *p = calloc(1, sizeof(*p));
     *error = -ENOMEM;
@@ -41,8 +42,16 @@ nfk_primer *nfk_primer_open(nfk_flows *flows, int recreate, int rejects, int rou
         goto failed;
     memcpy(p->taps, taps, n_taps * sizeof(*taps));
     p->n_taps = n_taps;
+    if (length) {
+        uint8_t *copy = buffer_extend(&p->question, length);
+        if (!copy)
+            goto failed;
+        memcpy(copy, question, length);
+    }
+    if (flows->count && (*error = prime_ask(p)))
+        goto failed;
     if (recreate && flows->count) {
-        p->guardian = guardian_start(p->batch * UPDATE_ROOM, error);
+        p->guardian = guardian_start(p->batch * UPDATE_ROOM, flows->ctnetlink.fd, error);
         if (!p->guardian)
             goto failed;
     }
@@ -63,17 +72,19 @@ void nfk_primer_close(nfk_primer *p)
     free(p->again);
     buffer_free(&p->out);
     buffer_free(&p->fresh);
+    buffer_free(&p->question);
+    buffer_free(&p->told);
     free(p);
 }
 
 const nfk_primed *nfk_primer_result(const nfk_primer *p) { return &p->result; }
 int nfk_primer_guardian(const nfk_primer *p) { return p->guardian ? guardian_pid(p->guardian) : 0; }
 
-static void load_flow(nfk_primer *p, const struct flow *flow, const uint8_t *id)
+static void load_flow(nfk_primer *p, struct flow *flow, const uint8_t *id)
 {
     struct work *w = &p->works[p->count];
     *w = (struct work){.flow = flow, .again = id != NULL};
-    if (!flow_entry(p->flows, flow, &w->dumped))
+    if (flow->left_out || !flow_entry(p->flows, flow, &w->dumped))
         return;
     if (id && w->dumped.attributes[CTA_ID].data) {
         memcpy(w->id, id, sizeof(w->id));
@@ -146,13 +157,13 @@ static const nfk_tap *tap_of(const nfk_primer *p, int32_t ifindex)
 /* The packet of one direction, if rules count it. */
 static void send_packet(nfk_primer *p, struct work *w, int d)
 {
-    const struct flow *flow = w->flow;
+    struct flow *flow = w->flow;
     const struct tuple *t = d ? &flow->reply : &flow->original;
     int32_t sender = d ? flow->reply_sender : flow->original_sender;
     int32_t other = d ? flow->original_sender : flow->reply_sender;
     int hook = farthest_hook(flow->passages >> (d * NFK_HOOKS), sender == NFK_LOCAL);
     const nfk_tap *tap = sender > 0 ? tap_of(p, sender) : NULL;
-    uint8_t packet[128];
+    uint8_t frame[128], *packet = frame + NFK_FRAME_HEAD;
     int error;
     if (hook < 0 || sender == NFK_UNKNOWN)
         return;
@@ -160,8 +171,8 @@ static void send_packet(nfk_primer *p, struct work *w, int d)
     int opening = farthest_hook(flow->passages, flow->original_sender == NFK_LOCAL);
     uint32_t acknowledge = 0x6e666b70;
     acknowledge += opening >= 0 && p->nonces[opening] + 1 == acknowledge;
-    size_t length = nfk_packet(packet, sizeof(packet), p->flows->family, t->protocol, t->source, t->destination,
-                               t->source_port, t->destination_port, d, p->nonces[hook], acknowledge);
+    size_t length = nfk_packet(packet, sizeof(frame) - NFK_FRAME_HEAD, p->flows->family, t->protocol, t->source,
+                               t->destination, t->source_port, t->destination_port, d, p->nonces[hook], acknowledge);
     if (sender > 0 && !tap)
         error = ENODEV;
     else
@@ -171,6 +182,7 @@ static void send_packet(nfk_primer *p, struct work *w, int d)
         return;
     }
     p->result.packets[hook]++;
+    flow->sent[d]++;
     w->sent = true;
     w->replied = w->replied || d;
 }
@@ -197,7 +209,7 @@ int nfk_primer_begin(nfk_primer *p, void (*between)(void))
     error = prime_rebuild(p);
     if (between)
         between();
-    if (!error)
+    if (!error && !prime_unchanged(p))
         error = prime_leave_word(p);
     if (!error)
         error = prime_repair(p);
@@ -218,12 +230,11 @@ int nfk_primer_reply(nfk_primer *p)
         if (!may_reply(w) || !p->recreate || !w->sent)
             continue;
         last = p->out.length;
-        last_sequence = (uint32_t)i * OPERATIONS + OP_GET;
-        message_get(&p->out, p->sequence + last_sequence, p->flows->family, work_entry(w));
+        last_sequence = (uint32_t)i * OPERATIONS + OP_PROBE;
+        prime_probe(p, i);
     }
-    p->checking = true;
     int error = prime_exchange(p, last, last_sequence), sent = 0;
-    p->checking = false;
+    prime_hear_probes(p);
     for (size_t i = 0; i < p->count && !error; i++)
         if (may_reply(&p->works[i])) {
             send_packet(p, &p->works[i], 1);
@@ -250,7 +261,7 @@ static void report_batch(nfk_primer *p)
 int nfk_primer_finish(nfk_primer *p)
 {
     int error = 0;
-    for (int pass = 0; pass < 2 && !error; pass++)
+    for (int pass = 0; pass < 3 && !error; pass++)
         error = prime_complete(p, pass);
     if (p->guardian && !error)
         guardian_take(p->guardian, NULL);

@@ -3,13 +3,13 @@
 #define NFK_CONNTRACK_PRIME_H
 #include "conntrack.h"
 
-enum { OP_GET, OP_DELETE, OP_CREATE, OP_UPDATE, OPERATIONS };
+enum { OP_GET, OP_DELETE, OP_CREATE, OP_PROBE, OP_UPDATE, OPERATIONS };
 
 /* A flow that may not have been counted: its turn comes again, by the id that its entry has now. */
-struct again { const struct flow *flow; uint8_t id[4]; };
+struct again { struct flow *flow; uint8_t id[4]; };
 
 struct work {
-    const struct flow *flow;
+    struct flow *flow;
     uint8_t id[4];                      /* of its entry, as far as `again` or the check knows */
     struct entry dumped, fresh;         /* as selected; as it was just before it was taken down */
     size_t fresh_at, fresh_length;      /* of the answer, in nfk_primer.fresh */
@@ -22,6 +22,7 @@ struct work {
     bool vanished;                      /* it was over when its turn came */
     bool again;                         /* it had its turn before, and was reported then */
     bool sent, replied;                 /* a packet was sent; also one in the direction of replies */
+    bool busy;                          /* its status is more than we know, and may not be told anew */
     bool late;                          /* real packets may have come before ours: it may not be counted */
 };
 
@@ -35,6 +36,8 @@ struct nfk_primer {
     int round, rounds;                  /* 0: each flow's first turn */
     int64_t again_until;                /* then no more second turns; ns, CLOCK_MONOTONIC */
     bool checking;                      /* answers to GET tell what the packets did */
+    struct buffer question, told;       /* what to ask about resets, and the last answer; question empty: nothing */
+    bool resets;                        /* rules may have answered packets of this batch by resets: read the entries */
     uint32_t nonces[NFK_HOOKS], sequence;
     struct buffer out, fresh;
     struct guardian *guardian;
@@ -44,8 +47,12 @@ struct nfk_primer {
 const struct entry *work_entry(const struct work *w);
 int prime_exchange(nfk_primer *p, size_t last, uint32_t last_sequence);
 int prime_leave_word(nfk_primer *p);
+bool prime_unchanged(const nfk_primer *p);      /* whether all entries were as selected: that word holds good */
 int prime_rebuild(nfk_primer *p);               /* reads all entries; takes the heavy ones down and builds them anew */
 int prime_repair(nfk_primer *p);
 int prime_loosen(nfk_primer *p);
-int prime_complete(nfk_primer *p, int pass);    /* makes the entries whole; pass 1 only those that pass 0 could not */
+int prime_ask(nfk_primer *p);
+void prime_probe(nfk_primer *p, size_t i);      /* appends the request that tells whether real packets came first */
+void prime_hear_probes(nfk_primer *p);          /* sets `late` */
+int prime_complete(nfk_primer *p, int pass);    /* makes the entries whole; passes 1, 2: what the one before left */
 #endif

@@ -118,7 +118,7 @@ static bool take_datagram(uint8_t *at, size_t left, uint32_t last, message_handl
 int netlink_exchange(struct channel *channel, const void *data, size_t length, uint32_t last,
                      message_handler handler, void *context)
 {
-    enum { ROOM = 1 << 14, AT_ONCE = 32 };                      /* the kernel makes dump messages no larger than ROOM */
+    enum { ROOM = 1 << 14, AT_ONCE = 48 };                      /* the kernel makes dump messages no larger than ROOM */
     struct sockaddr_nl kernel = {.nl_family = AF_NETLINK};
     struct mmsghdr messages[AT_ONCE] = {0};
     struct iovec parts[AT_ONCE];

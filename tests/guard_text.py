@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 from nfkeep.conntrack import identity
 from nfkeep.conntrack.select import Condition, Selector
-from nfkeep.keep.guard import arrived
+from nfkeep.keep.guard import RESETS, arrived
 from nfkeep.model import Family, Hook
 
 _TCP, _UDP = 6, 17
@@ -39,6 +39,7 @@ def guard_table(
         counter = arrived(hook)
         chains.append(f"counter {counter} {{ }}\n")
         chains.append(_chain("sink", hook, priority + 1, _own(nonces[hook], f"counter name {counter} drop")))
+    chains.append(f"counter {RESETS} {{ }}\n")
     everything = [line for nonce in nonces.values() for line in _own(nonce, "drop")]
     chains.append(_chain("last", Hook.INPUT, _LAST, everything))
     chains.append(_chain("last", Hook.POSTROUTING, _LAST, ['oifname "lo" accept', *everything]))
@@ -171,8 +172,8 @@ def _answers(nonce: int) -> Iterator[str]:
     net/ipv4/netfilter/nf_reject_ipv4.c: the reset acknowledges sequence + 1, or repeats our acknowledgement number.
     """
     payload = identity.payload(nonce).hex()
-    yield f"tcp flags & rst == rst tcp ackseq {(nonce + 1) & 0xFFFFFFFF} drop"
-    yield f"tcp flags & rst == rst tcp sequence {nonce} drop"
+    yield f"tcp flags & rst == rst tcp ackseq {(nonce + 1) & 0xFFFFFFFF} counter name {RESETS} drop"
+    yield f"tcp flags & rst == rst tcp sequence {nonce} counter name {RESETS} drop"
     yield f"icmp type destination-unreachable @th,256,32 {nonce} drop"
     yield f"icmp type destination-unreachable @th,288,64 0x{payload} drop"
     yield f"icmpv6 type destination-unreachable @th,416,32 {nonce} drop"

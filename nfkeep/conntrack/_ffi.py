@@ -91,6 +91,18 @@ class FlowsHandle:
         """Whether opening packets have to leave from this host itself."""
         return bool(lib.nfk_flows_local(self.pointer))
 
+    def leave_out(self, indexes: Sequence[int]) -> None:
+        """Have these flows not primed; IndexError, with nothing done, if there is no such flow."""
+        if any(not 0 <= index < len(self) for index in indexes):
+            raise IndexError("no such flow")
+        lib.nfk_flows_leave_out(self.pointer, ffi.new("uint32_t[]", list(indexes)), len(indexes))
+
+    def sent(self) -> memoryview:
+        """Per flow the packets that were sent in its original direction and in that of replies."""
+        out = ffi.new("uint32_t[]", max(1, 2 * len(self)))
+        lib.nfk_flows_sent(self.pointer, out)
+        return memoryview(bytes(ffi.buffer(out, 8 * len(self)))).cast("I")
+
     def passages(self, index: int) -> int:
         """Bit `direction * 5 + hook` for each passage of one flow."""
         return int(lib.nfk_flows_passages(self.pointer, index))
@@ -264,7 +276,7 @@ class PrimerHandle:
     def __init__(
         self, flows: FlowsHandle, *, recreate: bool, rejects: bool, rounds: int, batch: int,
         nonces: Mapping[Hook, int],
-        taps: Sequence[tuple[int, int, bytes]], raw: int,
+        taps: Sequence[tuple[int, int, bytes]], raw: int, resets: bytes = b"",
     ) -> None:  # fmt: skip
         c_taps = ffi.new("nfk_tap[]", max(1, len(taps)))
         for index, (ifindex, fd, mac) in enumerate(taps):
@@ -273,7 +285,7 @@ class PrimerHandle:
         self._flows = flows  # the primer points into it
         self._pointer = lib.nfk_primer_open(
             flows.pointer, recreate, rejects, rounds, batch, [nonces.get(hook, 0) for hook in Hook],
-            c_taps, len(taps), raw, error,
+            c_taps, len(taps), raw, ffi.from_buffer(resets), len(resets), error,
         )  # fmt: skip
         if not self._pointer:
             raise fail(error[0], "preparing to rebuild flows")

@@ -147,6 +147,26 @@ class Flows:
         """Whether some opening packets start on this host itself."""
         return self.handle.has_local_senders()
 
+    def leave_out(self, indexes: Sequence[int]) -> None:
+        """Have `prime` pass over these flows, as if they had not been selected; `len()` and `counts` stay.
+
+        Raises IndexError, with nothing done, if there is no such flow; ValueError when closed.
+        """
+        self._handle.leave_out(indexes)
+
+    def sent(self) -> memoryview:
+        """The opening packets that `prime` has sent until now, second turns included; ValueError when closed.
+
+        Unsigned 32-bit numbers, two for each flow: in its original direction, and in that of replies.
+        """
+        return self._handle.sent()
+
+    @property
+    def _handle(self) -> _ffi.FlowsHandle:
+        if self.handle.closed:
+            raise ValueError("the flows are closed")
+        return self.handle
+
     def close(self) -> None:
         """Free the flows; calling it again does nothing."""
         self.handle.close()

@@ -56,8 +56,10 @@ def prime(
     nonces: Mapping[Hook, int],
     batch: int | None = None,
     rejects: bool = True,
+    resets: bytes = b"",
     rounds: int = 8,
     settle: Callable[[Mapping[Hook, int]], None] | None = None,
+    done: Callable[[], None] | None = None,
     _between: Callable[[], None] | None = None,
 ) -> Primed:
     """Send the opening packet of each flow through the rules; with `recreate`, as that of a new connection.
@@ -70,7 +72,8 @@ def prime(
 
     `rejects`: a rule on the way may answer an opening packet by `REJECT --reject-with tcp-reset`, which sets the live
     entry to CLOSE (nf_ct_set_closing()); then each TCP entry is read once more and set right. The reset itself must be
-    kept on the host by the caller.
+    kept on the host by the caller. `resets`: a request to nfnetlink that is answered differently as soon as there was a
+    reset (`OwnedTable.question()`); then entries are only read where there was one.
 
     `rounds`: with `recreate`, a reply and an acknowledgement of a live flow may come just between CREATE and its
     opening packet, which then does not count it. Each entry shows afterwards whether that can have been; if so, the
@@ -79,7 +82,9 @@ def prime(
 
     `settle` is called with the packets sent so far, by hook, whenever some packets may still be on their way (see
     `Injector.synchronous`); it returns when they have arrived. Without it nobody can tell what came first there, so no
-    flow of such a run has a second turn. `_between`, for tests, is called in each batch before its packets are sent.
+    flow of such a run has a second turn. `done` is called when all is counted and whole, before the guardian, with
+    nothing left to do, has ended (about 1 ms; more on a busy host). `_between`, for tests, is called in each batch
+    before its packets are sent.
 
     `flows` must come from `conntrack`, in the same network namespace, and can be primed once. Raises
     PermissionDeniedError, UnsupportedError, NfkeepError; flows rebuilt until then are whole. ValueError for the wrong
@@ -102,6 +107,7 @@ def prime(
         nonces=nonces,
         taps=[(tap.target, tap.fd, tap.mac) for tap in injector.taps],
         raw=injector.raw_socket(flows.family) if local else -1,
+        resets=b"" if queued and settle is None else resets,
     )
     try:
         more = len(flows) > 0
@@ -111,6 +117,8 @@ def prime(
             else:
                 more = primer.batch(_between)
         result = primer.result()
+        if done is not None:
+            done()
     finally:
         primer.close()  # the guardian completes what an error left
     return Primed(

@@ -40,6 +40,9 @@ from nfkeep.nft.ruleset import (
 SHUT = "shut"
 """The set of the protocols that are held off. Flushed, the gate is open, while sink and hush stay."""
 
+RESETS = "resets"
+"""The table's counter of resets by which rules have answered our packets."""
+
 _TCP, _UDP = 6, 17
 _CONNTRACK_DONE = -199  # one behind NF_IP_PRI_CONNTRACK
 _LAST = 2147483646
@@ -78,7 +81,8 @@ def guard_ruleset(
     chains.append(_chain("last", Hook.POSTROUTING, _LAST, [(*_LOOPBACK_OUT, Verdict.ACCEPT), *dropped]))
     hush = [rule for nonce in nonces.values() for rule in _answers(nonce)]
     chains.append(_chain("hush", Hook.OUTPUT, -401, hush))
-    return Ruleset((TimedSet(SHUT, elements),), tuple(arrived(hook) for hook in hooks), tuple(chains))
+    counters = (*(arrived(hook) for hook in hooks), RESETS)
+    return Ruleset((TimedSet(SHUT, elements),), counters, tuple(chains))
 
 
 def arrived(hook: Hook) -> str:
@@ -288,8 +292,8 @@ def _answers(nonce: int) -> Iterator[Rule]:
     sequence, next_one = _is(struct.pack("!I", nonce)), _is(struct.pack("!I", (nonce + 1) & 0xFFFFFFFF))
     payload = _is(identity.payload(nonce))
     reset = (*_IS_PROTOCOL[_TCP], *_RESET)
-    yield (*reset, _TCP_ACKNOWLEDGED, next_one, Verdict.DROP)
-    yield (*reset, _TCP_SEQUENCE, sequence, Verdict.DROP)
+    yield (*reset, _TCP_ACKNOWLEDGED, next_one, CountIn(RESETS), Verdict.DROP)
+    yield (*reset, _TCP_SEQUENCE, sequence, CountIn(RESETS), Verdict.DROP)
     for family, unreachable in _UNREACHABLE.items():
         quoted = _QUOTED[family]
         yield (*unreachable, Payload(Header.TRANSPORT, quoted + 4, 4), sequence, Verdict.DROP)

@@ -10,11 +10,13 @@ import threading
 import time
 from collections.abc import Mapping
 
+import attrs
+
 from nfkeep.conntrack import Conntrack, Flows, Injector, Primed, prime
 from nfkeep.conntrack.identity import new_nonces
 from nfkeep.conntrack.select import Selector
 from nfkeep.errors import NfkeepError, UnsupportedError
-from nfkeep.keep.guard import SHUT, arrived, guard_ruleset
+from nfkeep.keep.guard import RESETS, SHUT, arrived, guard_ruleset
 from nfkeep.keep.plan import ON_THE_WAY, Limit, Plan
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.keep.selftest import Counting, probe_counting
@@ -22,6 +24,7 @@ from nfkeep.model import Family, Hook
 from nfkeep.nft.chains import filtering_chains
 from nfkeep.nft.lasting import TABLE
 from nfkeep.nft.owned_table import OwnedTable
+from nfkeep.nft.ruleset import TimedSet
 from nfkeep.xtables import connlimit
 from nfkeep.xtables.tables import TableKind
 
@@ -29,7 +32,8 @@ from nfkeep.xtables.tables import TableKind
 OPEN_AGAIN_SECONDS = 30
 
 _SETTLE_SECONDS = 0.05
-_FEW_FLOWS = 2000
+_CHEAP_LOOK = 1 << 16  # buckets of the connection tracking table: the kernel walks them in 2 ms
+_BUCKETS_AN_ENTRY = 30  # in the time that it takes to tell of one entry
 
 
 class Restoration:
@@ -59,17 +63,20 @@ class Restoration:
         self._prepare(selectors)
         hooks = dict.fromkeys(self.kind.hooks, self.kind.priority)
         ruleset = guard_ruleset(self.family, selectors, hooks, self._nonces, open_again_seconds=OPEN_AGAIN_SECONDS)
+        # The chains first, while the sets that they ask are empty: to make them takes the kernel some milliseconds.
+        self._guard = OwnedTable(attrs.evolve(ruleset, sets=tuple(TimedSet(each.name) for each in ruleset.sets)))
         self._shut_at = time.monotonic()
-        self._guard = OwnedTable(ruleset)
+        for each in ruleset.sets:
+            self._guard.fill_set(each)
 
     def _prepare(self, selectors: tuple[Selector, ...]) -> None:
         """Make the devices, and load the modules, that will be needed, while the gate is still open."""
         try:
-            with open("/proc/sys/net/netfilter/nf_conntrack_count", encoding="ascii") as count:
-                if int(count.read()) > _FEW_FLOWS:
-                    return  # a look at all of them costs more than the milliseconds that it saves
+            entries, buckets = map(_number_of, ("nf_conntrack_count", "nf_conntrack_buckets"))
         except OSError:
             return  # a container that does not show it; then they are made when they are needed
+        if entries * _BUCKETS_AN_ENTRY + buckets > _CHEAP_LOOK:
+            return  # a look at all of them costs more than the milliseconds that it saves
         with self._conntrack.select(self.family, selectors) as flows:
             self._injector.prepare(flows.interfaces)
 
@@ -85,12 +92,13 @@ class Restoration:
                 primed = prime(
                     self._conntrack, flows, self._injector,
                     recreate=recreate, nonces=self._nonces, settle=_Settle(self._guard),
+                    resets=self._guard.question(RESETS), done=self.open_gate,
                 )  # fmt: skip
         except (NfkeepError, OSError) as error:
             reason = f"the rules are live, but counting the flows again failed: {error}"
             return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
-        self.open_gate()
-        missing = sum(primed.packets.values()) - sum(self._guard.counters().values())
+        counters = self._guard.counters()
+        missing = sum(primed.packets.values()) - sum(counters[arrived(hook)] for hook in self._nonces)
         limits = _outcomes(plan.limits, flows, primed, missing)
         return [*limits, *self._counters(primed), *self._other_tables(primed)]
 
@@ -111,7 +119,7 @@ class Restoration:
         hooks = [hook for hook, packets in primed.packets.items() if packets]
         families = ("inet", "ip6" if self.family is Family.IPV6 else "ip")
         passed: dict[tuple[str, str], list[str]] = {}
-        for chain in filtering_chains():
+        for chain in filtering_chains(self._guard.dump):
             if chain.rules and chain.family in families and (chain.family, chain.table) not in own:
                 for hook in hooks:
                     before = chain.hook != hook or chain.priority <= self.kind.priority + 1
@@ -155,6 +163,11 @@ class Restoration:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _number_of(setting: str) -> int:
+    with open(f"/proc/sys/net/netfilter/{setting}", encoding="ascii") as file:
+        return int(file.read())
 
 
 class _Settle:

@@ -91,6 +91,11 @@ def delete_table(name: str) -> Message:
     return Message(NFT_MSG_DELTABLE, 0, string(1, name), "the deletion of the table")
 
 
+def fill_set(name: str, each: TimedSet) -> Message:
+    """The message that puts its elements into a set that is there; their time begins now."""
+    return _elements(string(1, name), each)
+
+
 def flush_set(name: str, set_name: str) -> Message:
     """The message that empties a set: NFT_MSG_DELSETELEM that names no element."""
     return Message(NFT_MSG_DELSETELEM, 0, string(1, name) + string(2, set_name), f"the flush of the set {set_name}")
@@ -138,12 +143,16 @@ def _set(table: bytes, each: TimedSet, number: int) -> Iterator[Message]:
     body = table + string(2, each.name) + u32(3, _NFT_SET_TIMEOUT) + u32(4, _INET_PROTOCOL) + u32(5, 1)
     yield Message(NFT_MSG_NEWSET, NLM_F_CREATE, body + u32(10, number), f"the set {each.name}, with timeouts")
     if each.elements:
-        listed = [
-            nest(1, data_value(1, one.key) + attribute(4, struct.pack("!Q", round(one.timeout_seconds * 1000))))
-            for one in each.elements
-        ]
-        body = table + string(2, each.name) + nest(3, b"".join(listed))
-        yield Message(NFT_MSG_NEWSETELEM, NLM_F_CREATE, body, f"the elements of the set {each.name}")
+        yield _elements(table, each)
+
+
+def _elements(table: bytes, each: TimedSet) -> Message:
+    listed = [
+        nest(1, data_value(1, one.key) + attribute(4, struct.pack("!Q", round(one.timeout_seconds * 1000))))
+        for one in each.elements
+    ]
+    body = table + string(2, each.name) + nest(3, b"".join(listed))
+    return Message(NFT_MSG_NEWSETELEM, NLM_F_CREATE, body, f"the elements of the set {each.name}")
 
 
 def _chain(table: bytes, chain: BaseChain, packed: _Packed) -> Iterator[Message]:

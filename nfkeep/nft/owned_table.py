@@ -13,8 +13,8 @@ import struct
 import threading
 
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.encode import delete_table, flush_set, make_table, read_counter
-from nfkeep.nft.ruleset import Ruleset
+from nfkeep.nft.encode import delete_table, fill_set, flush_set, frame, make_table, read_counter
+from nfkeep.nft.ruleset import Ruleset, TimedSet
 from nfkeep.nft.wire import attributes
 
 _numbers = itertools.count()
@@ -38,6 +38,10 @@ class OwnedTable:
             self._socket.close()
             raise
 
+    def fill_set(self, timed_set: TimedSet) -> None:
+        """Put its elements into a set of the table, in one transaction; their time begins now."""
+        self._open().run([fill_set(self.name, timed_set)])
+
     def flush_set(self, set_name: str) -> None:
         """Take all elements out of a set, in one transaction."""
         self._open().run([flush_set(self.name, set_name)])
@@ -46,6 +50,14 @@ class OwnedTable:
         """Packets that each of the table's named counters has seen; each is found by its name, nothing is listed."""
         answers = self._open().ask([read_counter(self.name, counter) for counter in self._counters])
         return {counter: _packets(answer) for counter, answer in zip(self._counters, answers, strict=True)}
+
+    def question(self, counter: str) -> bytes:
+        """The message that asks any nfnetlink socket of this network namespace for one of the counters."""
+        return frame(read_counter(self.name, counter), 0)
+
+    def dump(self, kind: int) -> list[tuple[int, bytes]]:
+        """What the kernel lists for a request, as `BatchSocket.dump`, over the socket that is open anyhow."""
+        return self._open().dump(kind)
 
     def close(self) -> None:
         """Delete the table. Idempotent."""

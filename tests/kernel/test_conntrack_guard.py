@@ -147,6 +147,21 @@ def test_the_guardian_ends_with_the_run(host: Namespace) -> None:
     assert not Path(f"/proc/{guardian}").exists()
 
 
+def test_done_is_called_when_all_is_whole(host: Namespace) -> None:
+    """Once, after the last batch."""
+    fill(host, 5)
+    nonces = new_nonces([Hook.INPUT])
+    gate(host, nonces[Hook.INPUT])
+    heard: list[tuple[int, tuple[int, int]]] = []
+
+    def done() -> None:
+        heard.append((gated(host), states(host)))
+
+    with host, Conntrack() as conntrack, Injector() as injector, conntrack.select(Family.IPV4, [SELECTOR]) as flows:
+        prime(conntrack, flows, injector, recreate=True, nonces=nonces, batch=2, done=done)
+    assert heard == [(5, (5, 5))]
+
+
 def test_a_packet_that_cannot_be_sent_costs_no_flow(host: Namespace) -> None:
     """Without an injection device nothing is sent, and every entry is whole all the same."""
     fill(host, 5)

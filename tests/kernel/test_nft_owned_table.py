@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import attrs
 import nftables
 import pytest
 from guard_text import guard_table
@@ -22,12 +23,12 @@ from nfkeep import Family
 from nfkeep.conntrack import Condition, Selector
 from nfkeep.conntrack.identity import payload
 from nfkeep.errors import PermissionDeniedError, UnsupportedError
-from nfkeep.keep.guard import SHUT, arrived, guard_ruleset
+from nfkeep.keep.guard import RESETS, SHUT, arrived, guard_ruleset
 from nfkeep.model import Hook
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.encode import delete_table, make_table
 from nfkeep.nft.owned_table import OwnedTable
-from nfkeep.nft.ruleset import BaseChain, Compare, Lookup, Meta, MetaKey, Relation, Ruleset, Verdict
+from nfkeep.nft.ruleset import BaseChain, Compare, Lookup, Meta, MetaKey, Relation, Ruleset, TimedSet, Verdict
 from nfkeep.testing import add_address, pair, wait_until
 
 if TYPE_CHECKING:
@@ -370,6 +371,18 @@ def test_opens_by_itself(namespace: Namespace) -> None:
         assert wait_until(lambda: "elements" not in namespace.run(shut).stdout, timeout=2)
 
 
+def test_a_set_is_filled_later(namespace: Namespace) -> None:
+    """Made empty, the gate is open; filled, it is shut, and opens by itself after the time of the elements."""
+    ruleset = guard(seconds=0.3)
+    empty = attrs.evolve(ruleset, sets=(TimedSet(SHUT),))
+    with namespace, OwnedTable(empty) as table:
+        shut = f"nft list set inet {table.name} {SHUT}"
+        assert "elements" not in namespace.run(shut).stdout
+        table.fill_set(ruleset.sets[0])
+        assert re.findall(r"(?:tcp|udp) timeout", namespace.run(shut).stdout) == ["tcp timeout", "udp timeout"]
+        assert wait_until(lambda: "elements" not in namespace.run(shut).stdout, timeout=2)
+
+
 def test_flushing_leaves_the_sink(namespace: Namespace) -> None:
     """The gate is open, and what drops our own packets is still there; a second flush is none either."""
     with namespace, OwnedTable(guard(Selector(Hook.INPUT))) as table:
@@ -385,13 +398,13 @@ def test_counters_count_packets(namespace: Namespace) -> None:
     """Each named counter has the packets that came with the nonce of its hook, of this table and no other."""
     sender = socket.SOCK_DGRAM
     with namespace, OwnedTable(guard()) as other, OwnedTable(guard()) as table, socket.socket(type=sender) as udp:
-        assert table.counters() == {arrived(hook): 0 for hook in HOOKS}
+        assert table.counters() == {RESETS: 0} | {arrived(hook): 0 for hook in HOOKS}
         other.close()
         for nonce, count in {11: 3, 33: 2, 44: 5}.items():
             for _ in range(count):
                 with contextlib.suppress(PermissionError):  # so a sender is told that OUTPUT drops it
                     udp.sendto(payload(nonce), ("127.0.0.1", 9))
-        assert table.counters() == {"arrived_input": 3, "arrived_forward": 0, "arrived_output": 2}
+        assert table.counters() == {"arrived_input": 3, "arrived_forward": 0, "arrived_output": 2, RESETS: 0}
 
 
 def refused(namespace: Namespace, name: str, chain: str) -> int:
@@ -448,7 +461,7 @@ def test_works_past_fd_setsize(namespace: Namespace) -> None:
     with namespace, OwnedTable(guard(Selector(Hook.INPUT))) as table:
         assert table._open().fileno() >= 1024
         table.flush_set(SHUT)
-        assert table.counters() == {arrived(hook): 0 for hook in HOOKS}
+        assert table.counters() == {RESETS: 0} | {arrived(hook): 0 for hook in HOOKS}
 
 
 PLAIN_USER = """
