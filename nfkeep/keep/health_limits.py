@@ -67,7 +67,8 @@ def _uncounted(
         rule = shlex.join(spelled(found) or split(str(found.rule)))
         fix = f"{command} -I {found.chain} 1 {rule}\n{command} -D {found.chain} {found.position + 1}"
     else:
-        fix = f"{command} -L {shlex.quote(found.chain)} -n -v --line-numbers   # no such rule may stand before it"
+        why += "; they have to come to it undisturbed"
+        fix = f"{command} -L {shlex.quote(found.chain)} -n -v --line-numbers   # what is before it?"
     return Finding(Severity.BAD, what, why, fix)
 
 

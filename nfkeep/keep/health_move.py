@@ -169,16 +169,14 @@ class Mover:
         passing: list[Found] = []
         unclear: list[str] = []
         for each in self._filter.found:
-            if each.chain != end.chain or each.position >= end.position or not self._meet(each, end):
+            if each.chain != end.chain or each.position >= end.position:
                 continue
-            if each.entry.verdict in _LEAVES:
-                if _same_for_all(each.entry, limit):
-                    continue
+            if each.entry.verdict in _LEAVES and self._meet(each, end) and not _same_for_all(each.entry, limit):
                 if any(_keeps_state(match) for match in each.entry.matches):
                     unclear.append(f"what {self._filter.where(each)} accepts is counted, too")
                 else:
                     passing.append(each)
-            elif each.entry.jump is not None and (each.entry.goto or self._accepts(each.entry.jump, end)):
+            elif each.entry.jump is not None and self._meet(each, end) and self._accepts(each, end):
                 unclear.append(f"what the chain {each.entry.jump} accepts before it is counted, too")
         return passing, unclear
 
@@ -188,12 +186,13 @@ class Mover:
         pairs = ((a, b) for a in self._reach.selectors(one) for b in self._reach.selectors(other) if a.hook is b.hook)
         return any(can_meet(a, b) for a, b in pairs)
 
-    def _accepts(self, chain: str, end: Found) -> bool:
-        """Whether a chain, or one behind it, accepts opening packets that could come to a rule."""
-        return any(
-            each.entry.verdict == "ACCEPT" or (each.entry.jump is not None and self._accepts(each.entry.jump, end))
+    def _accepts(self, jump: Found, end: Found) -> bool:
+        """Whether a chain, or one behind it, accepts opening packets that could come to a rule, or keeps them."""
+        return jump.entry.goto or any(
+            (each.entry.verdict == "ACCEPT" or (each.entry.jump is not None and self._accepts(each, end)))
+            and self._meet(each, end)
             for each in self._filter.found
-            if each.chain == chain and self._meet(each, end)
+            if each.chain == jump.entry.jump
         )
 
     def _placed(self, chain: str, rules: list[Words], bit: int) -> list[Words] | Obstacle:
@@ -253,13 +252,15 @@ def _keeps_state(extension: Extension) -> bool:
 
 
 def _same_for_all(entry: Entry, limit: Found) -> bool:
-    """Whether a rule is about sources alone, where the limit counts each source by itself: then none is half in."""
+    """Whether each source has its own count, and a rule holds for all that is in it, or for nothing."""
     for match in limit.matches(connlimit.NAME):
         asked = connlimit.decode(match)
         if asked.by_destination or any(byte != 0xFF for byte in asked.mask[: len(entry.source)]):
             return False
-    (head, *ports) = conditions(entry)
-    others = head.protocol or head.destination or head.out_interface or ports or entry.matches
+    head, own = conditions(entry)[0], conditions(limit.entry)[0]
+    if head.protocol and (head.protocol, head.protocol_inverted) != (own.protocol, own.protocol_inverted):
+        return False
+    others = head.destination or head.out_interface or entry.matches
     return not others and (not head.in_interface or head.in_interface.rstrip(b"\0") == b"lo")
 
 

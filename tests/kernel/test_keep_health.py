@@ -15,12 +15,12 @@ import nfkeep
 from nfkeep import Family
 from nfkeep.keep import health, health_kernel
 from nfkeep.keep.health_finding import Finding, Severity
-from nfkeep.testing import EchoServer, close_all, dial, living
+from nfkeep.testing import EchoServer, close_all, dial, living, wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from nfkeep.testing import Namespace
+    from nfkeep.testing import Connection, Namespace
 
 pytestmark = pytest.mark.kernel
 
@@ -132,6 +132,32 @@ def test_moved_past_what_would_be_disturbed(start_service: Start, run: Run) -> N
     """A rule that nfkeep does not count again, for a list of recent before it, is counted again in mangle."""
     service = start_service(SHAPES[0], rules=["-A INPUT -p tcp -m recent --name seen --set", f"-A INPUT {LIMIT_873}"])
     assert_moved(service, run, Severity.BAD)
+
+
+def test_moved_one_after_the_other(start_service: Start, run: Run) -> None:
+    """Two rules that share packets have a bit each, and the second move keeps the count of the first."""
+    rules = [
+        f"-A INPUT {LIMIT_873.replace('above 10', 'above 12').replace('--dport 873', '')}",
+        f"-A INPUT {LIMIT_873}",
+    ]
+    service = start_service(SHAPES[0], rules=rules)
+    with EchoServer(service.gateway, Family.IPV4, "tcp", service.address, 874):
+        assert len(service.dial()) == LIMIT
+        for finding in findings(service.gateway, "connlimit at "):
+            run(service.gateway, finding.fix)
+        service.plain(f"-A INPUT {SHAPES[0].unrelated}")
+        assert service.dial() == []
+        client = service.network.client
+        admitted: list[Connection] = []
+
+        def both() -> bool:
+            """Attempts that were refused at the other port are in the count for two ticks."""
+            admitted.extend(service.dialer(client, Family.IPV4, "tcp", service.address, 874, DIALS, timeout=1.0))
+            return len(admitted) >= 2
+
+        wait_until(both, timeout=5.0, interval=0.02)
+        assert len(admitted) == 2
+        assert [each.severity for each in findings(service.gateway, "connlimit at ")] == [Severity.OK] * 2
 
 
 @pytest.mark.parametrize("family", Family, ids=str)

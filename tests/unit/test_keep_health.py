@@ -100,6 +100,12 @@ PASSING = {
     "answers": (["INPUT -m conntrack --ctstate ESTABLISHED -j ACCEPT"], LIMIT, []),
     "some clients, each with a count": (["INPUT -s 10.0.0.0/8 -j ACCEPT"], LIMIT, []),
     "the loopback, each with a count": (["INPUT -i lo -j ACCEPT"], LIMIT, []),
+    "some clients of this protocol, each with a count": (["INPUT -s 10.0.0.0/8 -p tcp -j ACCEPT"], LIMIT, []),
+    "some clients at a port": (
+        ["INPUT -s 10.0.0.0/8 -p tcp --dport 800:900 -j ACCEPT"],
+        LIMIT,
+        ["-s 10.0.0.0/8 -p tcp -m tcp --dport 800:900 -j RETURN"],
+    ),
     "what is dropped": (["INPUT -s 10.0.0.0/8 -p tcp -j DROP"], LIMIT, []),
     "some clients, all with one count": (
         ["INPUT -s 10.0.0.0/8 -j ACCEPT", "INPUT -i lo -j ACCEPT"],
@@ -212,6 +218,7 @@ DOUBTS = {
     ),
     "a chain that drops": (["INPUT -j x", f"INPUT {LIMIT}", "x -p tcp -j DROP"], (), ""),
     "a chain that accepts others": (["INPUT -j x", f"INPUT {LIMIT}", "x -p tcp --dport 22 -j ACCEPT"], (), ""),
+    "a way without return": (["INPUT -g x", f"INPUT {LIMIT}", "x -p tcp -j DROP"], (), "what the chain x accepts"),
     "a limited exception": (
         ["INPUT -m limit --limit 1/s -j ACCEPT", f"INPUT {LIMIT}"],
         (),
