@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import attrs
 
+from nfkeep.conntrack.select import Selector
 from nfkeep.keep.health_marks import free_bits
 from nfkeep.keep.observe import Found, Observation
 from nfkeep.keep.paths import Reach, can_meet, conditions
@@ -102,10 +103,10 @@ class Mover:
         return None
 
     def _bit(self, found: Found) -> int | None:
-        """A bit for this rule: one that is not used yet, or one of a rule that no packet meets which meets this one."""
-        mine = self._reach.selectors(found)
+        """A bit that no other rule has, but for those that no packet meets which meets this one."""
+        mine = _packets(found)
         for bit, others in self._bits:
-            if not any(can_meet(one, two) for o in others for one in self._reach.selectors(o) for two in mine):
+            if not any(can_meet(_packets(other), mine) for other in others):
                 others.append(found)
                 return bit
         return None
@@ -238,6 +239,11 @@ def spelled(found: Found) -> Words | None:
         if parse(words, found.rule.family) == found.rule:
             return tuple(split(words))
     return None
+
+
+def _packets(found: Found) -> Selector:
+    """All packets that a rule is about, wherever they come from."""
+    return Selector(Hook.INPUT, conditions(found.entry), destination_translated=True, replies=True)
 
 
 def _before_limit(entry: Entry) -> Iterator[Extension]:

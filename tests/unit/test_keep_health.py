@@ -43,23 +43,29 @@ def table(*lines: str, name: str = "filter", family: Family = Family.IPV4) -> Ob
 
 
 def moved(
-    *lines: str, mangle: tuple[str, ...] | None = None, nat: tuple[str, ...] = (), marks: int = 0
+    *lines: str,
+    mangle: tuple[str, ...] | None = None,
+    nat: tuple[str, ...] = (),
+    marks: int = 0,
+    family: Family = Family.IPV4,
 ) -> list[Move | Obstacle]:
-    """How each connlimit rule of a filter table is moved, without what all commands begin with."""
-    tables = {"filter": table(*lines)}
+    """How each connlimit rule of a filter table is moved."""
+    tables = {"filter": table(*lines, family=family)}
     if mangle is not None:
-        tables["mangle"] = table(*mangle, name="mangle")
+        tables["mangle"] = table(*mangle, name="mangle", family=family)
     if nat:
-        tables["nat"] = table(*nat, name="nat")
+        tables["nat"] = table(*nat, name="nat", family=family)
     mover = Mover(tables, {("mangle", "INPUT"): "ACCEPT"}, marks)
     return [mover.move(found) for found in tables["filter"].found if any(found.matches("connlimit"))]
 
 
-def commands(*lines: str, **more: tuple[str, ...]) -> list[str]:
-    """The commands for the one connlimit rule."""
-    [move] = moved(*lines, **more)  # type: ignore[arg-type]  # the tables only
+def commands(*lines: str, mangle: tuple[str, ...] | None = None, family: Family = Family.IPV4) -> list[str]:
+    """The commands for the one connlimit rule, without the program's name."""
+    [move] = moved(*lines, mangle=mangle, family=family)
     assert isinstance(move, Move), move
-    return [command.removeprefix("nfkeep iptables ") for command in move.commands]
+    program = "nfkeep ip6tables " if family is Family.IPV6 else "nfkeep iptables "
+    assert all(command.startswith(program) for command in move.commands)
+    return [command.removeprefix(program) for command in move.commands]
 
 
 def test_the_commands_of_a_move() -> None:
@@ -127,9 +133,11 @@ def test_what_passes_before(before: list[str], limit: str, exceptions: list[str]
     assert (f"-t mangle -N {chain}" in told, f"-t mangle -A INPUT -j {chain}" in told) == (bool(exceptions),) * 2
 
 
-def test_a_chain_comes_along_with_all_that_leads_to_it() -> None:
+@pytest.mark.parametrize("family", Family, ids=str)
+def test_a_chain_comes_along_with_all_that_leads_to_it(family: Family) -> None:
     """Its jumps are made in mangle as they are, each chain before what jumps to it, the base chains last."""
-    told = commands("INPUT -p tcp -j a", "FORWARD -i eth0 -g a", "a -p tcp --dport 800:900 -j b", f"b {LIMIT}")
+    rules = ("INPUT -p tcp -j a", "FORWARD -i eth0 -g a", "a -p tcp --dport 800:900 -j b", f"b {LIMIT}")
+    told = commands(*rules, family=family)
     assert told[:2] == ["-t mangle -N b", "-t mangle -N a"]
     assert told[2].startswith("-t mangle -A b -p tcp -m tcp --dport 873 ")
     assert told[4:8] == [
@@ -155,15 +163,17 @@ def test_names_are_free() -> None:
 
 def test_bits() -> None:
     """Rules that no packet meets both of share a bit of the mark, others do not; bits in use are left alone."""
+    answers = "-p tcp -m conntrack --ctstate ESTABLISHED -m connlimit --connlimit-above 3 -j DROP"
     udp, all_ports = (
         "-p udp -m connlimit --connlimit-above 3 -j DROP",
         "-p tcp -m connlimit --connlimit-above 3 -j DROP",
     )
-    both = moved(f"INPUT {LIMIT}", f"INPUT {udp}", f"INPUT {all_ports}")
+    both = moved(f"INPUT {LIMIT}", f"INPUT {udp}", f"INPUT {all_ports}", f"INPUT {answers}")
     assert [next(c.split()[-1] for c in m.commands if "0x0/" in c) for m in both if isinstance(m, Move)] == [
         f"0x0/{TOP}",
         f"0x0/{TOP}",
         f"0x0/{NEXT}",
+        "0x0/0x10000000",
     ]
     [move] = moved(f"INPUT {LIMIT}", marks=0x40000000)
     assert isinstance(move, Move)
