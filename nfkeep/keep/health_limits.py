@@ -43,7 +43,7 @@ def _counted(tables: Mapping[str, Observation], table: Observation, what: str, m
     if table.table not in _EDITED and not programs:
         return Finding(Severity.OK, f"{what}: in a table that no program known here edits")
     by = f"{' and '.join(programs)}, like every other program" if programs else "every program"
-    why = f"{by} that changes a rule there without nfkeep lets each client open that many connections again"
+    why = f"{by} that changes a rule there without nfkeep gives each client its whole limit once more"
     fix = f"{_command(table)} ARGS…   # in place of {_command(table)[7:]}"
     if isinstance(move, Move):
         why += f"; these commands move the count to {HOME}{_but(move, tables.get(HOME))}"
