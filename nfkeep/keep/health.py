@@ -5,23 +5,21 @@
 
 from __future__ import annotations
 
-import itertools
 import shlex
 from collections.abc import Callable, Iterator
 
 from nfkeep.ipset.messages import WITH_FORCEADD
 from nfkeep.keep import health_kernel, hold
-from nfkeep.keep.health_finding import Finding, Severity
+from nfkeep.keep.health_buckets import buckets, resets
+from nfkeep.keep.health_finding import NEAR, Finding, Severity
 from nfkeep.keep.health_limits import connection_limits
 from nfkeep.keep.health_owners import owners
 from nfkeep.keep.health_seen import Seen, is_own, seen
-from nfkeep.keep.observe import Found, Observation, state_key
+from nfkeep.keep.observe import Observation, state_key
 from nfkeep.model import Family, Hook
-from nfkeep.xtables import connlimit, hashlimit, limit, quota, recent, statistic
-from nfkeep.xtables.entry import Extension
+from nfkeep.xtables import connlimit, hashlimit, recent
 from nfkeep.xtables.stateful import extensions
 from nfkeep.xtables.tables import TABLES
-from nfkeep.xtables.text import split
 
 
 def examine() -> tuple[Finding, ...]:
@@ -50,44 +48,6 @@ def edited(host: Seen) -> Iterator[Finding]:
     for table in host.tables:
         for program, chain in owners(table.chains).items():
             yield Finding(Severity.OK, f"{program} edits {table.family} {table.table} (it has the chain {chain} there)")
-
-
-def resets(host: Seen) -> Iterator[Finding]:
-    """State in rules, connlimit aside, that every replace of the table sets back."""
-    for table in host.tables:
-        at: dict[str, list[str]] = {}
-        for found in table.found:
-            for match in found.entry.matches:
-                if _is_reset(match) and found.chain != hold.CHAIN:
-                    at.setdefault(match.name, []).append(table.where(found))
-        for kind, places in at.items():
-            more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-            yield Finding(
-                Severity.WARN,
-                f"{kind} at {places[0]}{more}: set back by every iptables command on that table",
-                _LOSSES[kind],
-                f"{_command(table)} ARGS…   # in place of {_command(table)[7:]}; it says what came of it",
-            )
-
-
-def buckets(host: Seen) -> Iterator[Finding]:
-    """Tables of hashlimit near the most buckets that they may have."""
-    rules: dict[tuple[Family, str], list[tuple[Observation, Found]]] = {}
-    for table in host.tables:
-        for found in table.found:
-            if not is_own(found.chain):
-                for match in found.matches(hashlimit.NAME):
-                    rules.setdefault((table.family, hashlimit.table_name(match)), []).append((table, found))
-    for (family, name), places in rules.items():
-        used = host.entries.get((family, (hashlimit.NAME, name)), 0)
-        most = _most_buckets(split(str(places[0][1].rule)))
-        if used >= most * _NEAR:
-            yield Finding(
-                Severity.BAD if used >= most else Severity.WARN,
-                f"hashlimit table {family} {name}: {used} of {most} buckets",
-                "when it is full, packets that want a new bucket are dropped; a larger table needs a name of its own",
-                "\n".join(_with_buckets(table, found, f"{name}-2", _more(most)) for table, found in places),
-            )
 
 
 def named(host: Seen) -> Iterator[Finding]:
@@ -130,7 +90,7 @@ def set_sizes(host: Seen) -> Iterator[Finding]:
     for each in host.sets:
         if each.name.startswith("nfkeep-") or not each.size or each.used is None or each.flags & WITH_FORCEADD:
             continue
-        if each.used < each.size * _NEAR:
+        if each.used < each.size * NEAR:
             continue
         near = True
         name, larger = shlex.quote(each.name), shlex.quote(f"{each.name[:26]}-more")
@@ -140,7 +100,7 @@ def set_sizes(host: Seen) -> Iterator[Finding]:
             f"ipset {each.name}: {each.used} of {each.size} entries{expires}",
             "a full set takes no more entries: who should be added is not, by a SET rule without a word",
             f"ipset save {name} | sed 's/^create [^ ]* /create {larger} /; s/^add [^ ]* /add {larger} /; "
-            f"s/ maxelem [0-9]*/ maxelem {_more(each.size)}/' | ipset restore\n"
+            f"s/ maxelem [0-9]*/ maxelem {2 * each.size}/' | ipset restore\n"
             f"ipset swap {name} {larger} && ipset destroy {larger}",
         )
     if host.sets and not near:
@@ -185,49 +145,7 @@ CHECKS: tuple[Callable[[Seen], Iterator[Finding]], ...] = (
 )
 """In the order in which their findings are told."""
 
-_NEAR = 0.8
 _HOLDABLE = (recent.NAME, hashlimit.NAME)
-_LOSSES = {
-    limit.NAME: "its bucket is full again, so that each time a whole burst gets through",
-    quota.NAME: "it starts again with all of its bytes",
-    statistic.NAME: "it starts its round again, so that shares are uneven while rules are changed",
-}
-
-
-def _is_reset(match: Extension) -> bool:
-    return match.name in _LOSSES and (match.name != statistic.NAME or statistic.every(match) is not None)
-
-
-def _command(table: Observation) -> str:
-    return f"nfkeep {'ip6tables' if table.family is Family.IPV6 else 'iptables'}"
-
-
-def _most_buckets(words: list[str]) -> int:
-    """As htable_create() in net/netfilter/xt_hashlimit.c; the default size is that of hosts with 1 GB or more."""
-    told = dict(itertools.pairwise(words))
-    size = int(told.get("--hashlimit-htable-size", _DEFAULT_BUCKETS))
-    return max(int(told.get("--hashlimit-htable-max", 8 * size)), size)
-
-
-def _with_buckets(table: Observation, found: Found, name: str, most: int) -> str:
-    """The command that puts a rule in its own place, with another table of buckets."""
-    words: list[str] = []
-    for option, value in itertools.pairwise(["", *split(str(found.rule)), ""]):
-        if "--hashlimit-htable-max" in (option, value):
-            continue
-        if option == "--hashlimit-name":
-            words += [name, "--hashlimit-htable-max", str(most)]
-        elif value:
-            words.append(value)
-    at = [] if table.table == "filter" else ["-t", table.table]
-    return f"{_command(table)} {shlex.join([*at, '-R', found.chain, str(found.position), *words])}"
-
-
-_DEFAULT_BUCKETS = 8192
-
-
-def _more(size: int) -> int:
-    return 1 << (2 * size - 1).bit_length()
 
 
 def _used_keys(table: Observation) -> set[tuple[str, str]]:

@@ -6,6 +6,9 @@ import enum
 
 import attrs
 
+NEAR = 0.8
+"""The part of its size from which on something is near it."""
+
 
 class Severity(enum.Enum):
     """BAD has no effect, or loses something, now; WARN may, or soon will; OK is as it should be."""

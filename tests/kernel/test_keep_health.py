@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
+import socket
 import sys
 from typing import TYPE_CHECKING
 
@@ -257,6 +259,40 @@ def test_more_buckets(namespace: Namespace, run: Run, family: Family, command: s
         rule = str(nfkeep.read("filter", family).chains["OUTPUT"].rules[1])
     assert "--hashlimit-name full-2 --hashlimit-htable-size 4 --hashlimit-htable-max 8" in rule
     assert findings(namespace, "hashlimit table") == []
+
+
+@pytest.mark.parametrize(("family", "command"), [(Family.IPV4, "iptables"), (Family.IPV6, "ip6tables")])
+def test_a_bucket_that_stays(namespace: Namespace, run: Run, family: Family, command: str) -> None:
+    """The command for a limit of packets puts a bucket in its place that plain iptables leaves as empty as it is."""
+    loopback = "::1" if family is Family.IPV6 else "127.0.0.1"
+
+    def passed(packets: int) -> int:
+        """How many of so many packets the rule lets through."""
+
+        def count() -> int:
+            with namespace:
+                return nfkeep.read("filter", family).chains["OUTPUT"].rules[0].counters.packets
+
+        before = count()
+        with namespace, socket.socket(family.value, socket.SOCK_DGRAM) as sender:
+            for _ in range(packets):
+                with contextlib.suppress(
+                    PermissionError, ConnectionRefusedError
+                ):  # a dropped packet is told to its sender
+                    sender.sendto(b"x", (loopback, 9))
+        return count() - before
+
+    namespace.run(f"{command}-legacy -A OUTPUT -p udp -m limit --limit 3/hour --limit-burst 4 -j ACCEPT")
+    namespace.run(f"{command}-legacy -A OUTPUT -p udp -j DROP")
+    assert passed(6) == 4
+    namespace.run(f"{command}-legacy -A INPUT -p tcp --dport 1 -j DROP")
+    assert passed(6) == 4
+    [found] = findings(namespace, "limit at ")
+    run(namespace, found.fix)
+    assert passed(6) == 4
+    namespace.run(f"{command}-legacy -A INPUT -p tcp --dport 2 -j DROP")
+    assert passed(6) == 0
+    assert findings(namespace, "limit at ") == []
 
 
 def rules(namespace: Namespace) -> str:

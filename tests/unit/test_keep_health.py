@@ -366,6 +366,25 @@ def test_a_limit_that_is_better_first(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+def test_a_limit_of_packets() -> None:
+    """Each becomes a bucket with a name of its own that is kept until it is full again; other matches stay."""
+    rules = (
+        "INPUT -j ACCEPT",
+        'INPUT -p tcp -m limit --limit 3/hour -m comment --comment "a b" -j LOG',
+        "INPUT -m limit --limit 7/s --limit-burst 9",
+    )
+    seen = table(*rules, family=Family.IPV6, name="mangle")
+    [found] = health.resets(Seen(tables=(seen,), entries={(Family.IPV6, ("hashlimit", "limit-INPUT-1")): 1}))
+    bucket = "-m hashlimit --hashlimit-upto {} --hashlimit-burst {} --hashlimit-name {} --hashlimit-htable-expire {}"
+    first = bucket.format("3/hour", 5, "limit-INPUT-2", 6000000)
+    assert found.fix.splitlines() == [
+        f"nfkeep ip6tables -t mangle -R INPUT 2 -p tcp {first} -m comment --comment 'a b' -j LOG",
+        f"nfkeep ip6tables -t mangle -R INPUT 3 {bucket.format('7/sec', 9, 'limit-INPUT-3', 1286)}",
+    ]
+    [found] = health.resets(Seen(tables=(table("INPUT -m limit --limit 1/s -m limit --limit 2/s"),)))
+    assert found.fix.startswith("nfkeep iptables ARGS…")
+
+
 def ip_set(used: int, flags: int = 0, name: str = "bl", timeout: int | None = None) -> Header:
     return Header(name, "hash:ip", Family.IPV4, 4, 100, used, 64, 1, timeout, flags)
 
