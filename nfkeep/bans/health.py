@@ -5,31 +5,10 @@
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Callable, Iterator
 
-import attrs
-
 from nfkeep.bans.surroundings import Host, seen
-from nfkeep.keep.report import Fidelity
-
-
-class Severity(enum.Enum):
-    """BAD has no effect, or loses something, now; WARN may, or soon will; OK is as it should be."""
-
-    OK = "ok"
-    WARN = "warn"
-    BAD = "bad"
-
-
-@attrs.frozen(slots=True)
-class Finding:
-    """What was found, why it matters, and the command that mends it; both "" where nothing has to be done."""
-
-    severity: Severity
-    what: str
-    why: str = ""
-    fix: str = ""
+from nfkeep.keep.health_finding import Finding, Severity
 
 
 def examine() -> tuple[Finding, ...]:
@@ -120,41 +99,12 @@ def same_name(host: Host) -> Iterator[Finding]:
             )
 
 
-def two_worlds(host: Host) -> Iterator[Finding]:
-    """Rules of others in legacy tables and in nftables."""
-    if host.legacy and host.nft:
-        yield Finding(
-            Severity.WARN,
-            f"rules in legacy tables ({', '.join(host.legacy)}) and in nftables ({', '.join(host.nft)})",
-            "a packet has to get past both: what one accepts the other may drop, and no listing shows all of it",
-            "iptables-legacy-save; ip6tables-legacy-save; nft list ruleset   # keep the rules of one of them",
-        )
-
-
-def reset_by_iptables(host: Host) -> Iterator[Finding]:
-    """State in legacy rules that every replace of their table sets back."""
-    at: dict[str, list[str]] = {}
-    for state in host.states:
-        if state.on_change not in (Fidelity.SURVIVES, Fidelity.HELD):
-            at.setdefault(state.kind, []).append(state.where)
-    for kind, places in at.items():
-        more = f" and {len(places) - 1} more" if len(places) > 1 else ""
-        yield Finding(
-            Severity.WARN,
-            f"{kind} at {places[0]}{more}: set back by every iptables command on that table",
-            "one ban by iptables is such a command, and so is every other change, however small",
-            "nfkeep ban LIST ADDRESS   # instead of a rule for each ban; otherwise: nfkeep iptables ARGS…",
-        )
-
-
 CHECKS: tuple[Callable[[Host], Iterator[Finding]], ...] = (
     in_force,
     fills,
     recent_room,
     recent_fed,
     same_name,
-    two_worlds,
-    reset_by_iptables,
 )
 """In the order in which their findings are told."""
 

@@ -6,18 +6,12 @@ It only looks, at the network namespace of the calling thread.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 
-from nfkeep.bans.legacy_rules import SHARED_CHAIN
 from nfkeep.bans.look import Look, look_at_all
-from nfkeep.bans.nft_rules import TABLE
-from nfkeep.errors import UnsupportedError
-from nfkeep.keep import hold
-from nfkeep.keep.overview import State, overview
 from nfkeep.model import Family
-from nfkeep.nft.chains import filtering_chains
 from nfkeep.xtables import recent
 from nfkeep.xtables.entry import decode
 from nfkeep.xtables.tables import TableHandle, in_use
@@ -30,17 +24,13 @@ class Host:
     """What the checks are about.
 
     `recent_lists`: how many addresses are in each list of xt_recent, of whomever; `capacity`: the room in each. `fed`:
-    ban lists among them that a rule of somebody else puts addresses into, and where that rule is. `legacy`, `nft`:
-    tables with rules of others, as "IPv4 filter" and "inet firewall".
+    ban lists among them that a rule of somebody else puts addresses into, and where that rule is.
     """
 
     looks: tuple[Look, ...] = ()
     recent_lists: Mapping[str, int] = attrs.field(factory=dict)
     capacity: recent.Capacity = _AS_BUILT
     fed: Mapping[str, str] = attrs.field(factory=dict)
-    legacy: tuple[str, ...] = ()
-    nft: tuple[str, ...] = ()
-    states: tuple[State, ...] = ()
 
 
 def seen() -> Host:
@@ -51,9 +41,6 @@ def seen() -> Host:
         recent_lists={name: recent.entries(name) or 0 for name in _recent_lists()},
         capacity=recent.capacity(),
         fed=_fed({each.listed.name for each in looks if each.listed.backend == "recent"}),
-        legacy=tuple(_in_legacy()),
-        nft=tuple(_in_nft()),
-        states=overview(),
     )
 
 
@@ -75,28 +62,3 @@ def _fed(names: Iterable[str]) -> dict[str, str]:
                         if match.name == recent.NAME and recent.writes(match) and recent.list_name(match) in names:
                             found[recent.list_name(match)] = f"{family} {table} {chains[chain]} rule {position}"
     return found
-
-
-def _in_legacy() -> Iterator[str]:
-    """Tables with a policy but ACCEPT, or a rule in a chain that is not of nfkeep, other than the jump to one."""
-    for family in Family:
-        for table in in_use(family):
-            with TableHandle(table, family) as handle:
-                others = [chain for chain in handle.chains() if not _is_own(chain)]
-                if any((handle.policy(chain) or ("ACCEPT",))[0] != "ACCEPT" for chain in others) or any(
-                    decode(rule).jump != SHARED_CHAIN for chain in others for rule in handle.rules(chain)
-                ):
-                    yield f"{family} {table}"
-
-
-def _is_own(chain: str) -> bool:
-    return chain in (SHARED_CHAIN, hold.CHAIN) or chain.startswith((f"{SHARED_CHAIN}/", f"{SHARED_CHAIN}:"))
-
-
-def _in_nft() -> list[str]:
-    try:
-        chains = filtering_chains()
-    except UnsupportedError:
-        return []
-    tables = {f"{chain.family} {chain.table}" for chain in chains if chain.rules}
-    return sorted(tables - {f"inet {TABLE}"})

@@ -10,24 +10,24 @@ import json
 
 import click
 
-from nfkeep.bans.health import Finding, Severity
 from nfkeep.cli import chosen
 from nfkeep.cli.chosen import say
 from nfkeep.cli.table import plain
+from nfkeep.keep.health_finding import Finding, Severity
 
 __all__ = ["doctor"]
 
-_EXAMINE = ("nfkeep.bans.health",)
+_EXAMINE = ("nfkeep.bans.health", "nfkeep.keep.health")
 """Modules whose `examine` finds something."""
 
 
 @click.command(short_help="Find what is wrong, and how to mend it.")
 @chosen.as_json
 def doctor(as_json: bool) -> int:
-    """Look at the ban lists here and at what gets in their way. Nothing is changed.
+    """Look at this kernel, the ban lists, and the state in legacy tables. Nothing is changed.
 
-    Of each thing: ok, warn or bad; and if it is not ok, why that matters and what mends it. Exit status 1 if anything
-    is bad.
+    Of each thing: ok, warn or bad; and if it is not ok, why that matters, and the commands that mend it here. Exit
+    status 1 if anything is bad.
     """
     found: list[Finding] = [finding for name in _EXAMINE for finding in importlib.import_module(name).examine()]
     if as_json:
@@ -45,8 +45,8 @@ def _print(finding: Finding) -> None:
     severity = finding.severity.value
     click.echo(f"{click.style(severity.ljust(4), fg=_COLOURS[finding.severity], bold=True)}  {plain(finding.what)}")
     for label, text in (("why", finding.why), ("fix", finding.fix)):
-        if text:
-            click.echo(f"      {label}: {plain(text)}")
+        for number, line in enumerate(text.splitlines()):
+            click.echo(f"      {'     ' if number else f'{label}: '}{plain(line)}")
 
 
 def _object(finding: Finding) -> dict[str, str]:

@@ -6,12 +6,11 @@ import pytest
 
 from nfkeep.bans import health
 from nfkeep.bans.discover import Listed
-from nfkeep.bans.health import CHECKS, Finding, Severity
+from nfkeep.bans.health import CHECKS
 from nfkeep.bans.look import Look
 from nfkeep.bans.surroundings import Host
 from nfkeep.bans.values import Fill, Policy
-from nfkeep.keep.overview import State
-from nfkeep.keep.report import Fidelity
+from nfkeep.keep.health_finding import Finding, Severity
 from nfkeep.xtables.recent import Capacity
 
 OK, WARN, BAD = Severity.OK, Severity.WARN, Severity.BAD
@@ -20,10 +19,6 @@ OK, WARN, BAD = Severity.OK, Severity.WARN, Severity.BAD
 def seen(backend: str = "nft", used: int = 1, size: int = 100, **more: object) -> Look:
     look = {"policy": Policy(), "in_force": True, "fills": (Fill("set s", used, size),)} | more
     return Look(Listed("jail", backend), **look)  # type: ignore[arg-type]  # as the test gives them
-
-
-def state(kind: str, on_change: Fidelity, where: str = "IPv4 filter INPUT rule 1") -> State:
-    return State(kind, where, "content", on_change)
 
 
 def module(is_module: bool | None) -> Capacity:
@@ -114,42 +109,6 @@ CASES = {
             (OK, "no set of a ban list is near its size", ""),
             (WARN, "ban list jail is in nft and in ipset", "nfkeep list remove jail --backend ipset"),
             (WARN, "ban list jail is in nft and in recent", "nfkeep list remove jail --backend recent"),
-        ],
-    ),
-    "one world": (Host(legacy=("IPv4 filter",)), [(OK, "there are no ban lists here", "")]),
-    "two worlds": (
-        Host(legacy=("IPv4 filter", "IPv6 filter"), nft=("inet firewall",)),
-        [
-            (OK, "there are no ban lists here", ""),
-            (
-                WARN,
-                "rules in legacy tables (IPv4 filter, IPv6 filter) and in nftables (inet firewall)",
-                "iptables-legacy-save; ip6tables-legacy-save; nft list ruleset   # keep the rules of one of them",
-            ),
-        ],
-    ),
-    "states": (
-        Host(
-            states=(
-                state("connlimit", Fidelity.RESTORED),
-                state("connlimit", Fidelity.RESTORED, "IPv4 filter INPUT rule 2"),
-                state("limit", Fidelity.APPROXIMATED, "IPv6 filter INPUT rule 1"),
-                state("recent", Fidelity.SURVIVES),
-                state("hashlimit", Fidelity.HELD),
-            )
-        ),
-        [
-            (OK, "there are no ban lists here", ""),
-            (
-                WARN,
-                "connlimit at IPv4 filter INPUT rule 1 and 1 more: set back by every iptables command on that table",
-                "nfkeep ban LIST ADDRESS   # instead of a rule for each ban; otherwise: nfkeep iptables ARGS…",
-            ),
-            (
-                WARN,
-                "limit at IPv6 filter INPUT rule 1: set back by every iptables command on that table",
-                "nfkeep ban LIST ADDRESS   # instead of a rule for each ban; otherwise: nfkeep iptables ARGS…",
-            ),
         ],
     ),
 }
