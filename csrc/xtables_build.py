@@ -15,6 +15,8 @@ def extensions_folder() -> str:
 
 
 ffi = FFI()
+probe = (HERE / "probe.h").read_text().splitlines()
+ffi.cdef("\n".join(line for line in probe if not line.startswith("#")))
 ffi.cdef((HERE / "xtables_api.h").read_text())
 ffi.set_source(
     "nfkeep.xtables._xtables",
@@ -28,9 +30,20 @@ ffi.set_source(
         "csrc/xtables_commit.c",
         "csrc/xtables_scan.c",
         "csrc/xtables_recent.c",
+        "csrc/xtables_image.c",
+        "csrc/xtables_walk.c",
+        "csrc/xtables_walk_conntrack.c",
+        "csrc/xtables_walk_image.c",
+        "csrc/xtables_walk_matches.c",
+        "csrc/xtables_walk_step.c",
+        "csrc/xtables_walk_targets.c",
+        "csrc/xtables_walk_ways.c",
     ],
     include_dirs=["csrc"],
-    depends=["csrc/xtables_world.h", "csrc/xtables_text.h", "csrc/xtables_api.h", "csrc/xtables_table.h"],
+    depends=[
+        f"csrc/{name}.h"
+        for name in ("probe", "xtables_api", "xtables_table", "xtables_text", "xtables_walk", "xtables_world")
+    ],
     define_macros=[("NFK_XTABLES_LIBDIR", f'"{extensions_folder()}"')],
     libraries=["ip4tc", "ip6tc", "xtables"],
     extra_compile_args=["-Wall", "-Wextra", "-O2"],
