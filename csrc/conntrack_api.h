@@ -38,6 +38,9 @@ size_t nfk_flows_interfaces(const nfk_flows *flows, int32_t *out, size_t room); 
 int nfk_flows_local(const nfk_flows *flows);    /* whether a sender is this host itself */
 unsigned nfk_flows_hooks(const nfk_flows *flows);    /* bits: the hooks whose nonces packets will carry */
 unsigned nfk_flows_passages(const nfk_flows *flows, size_t index);  /* bit direction * 5 + hook */
+/* What rules see of the opening packets: two for each flow, the original direction first. `is_new`: flows are created
+ * again before their packets are sent. */
+size_t nfk_flows_probes(const nfk_flows *flows, int is_new, struct nfk_probe *out);
 void nfk_flows_free(nfk_flows *flows);
 
 int nfk_netlink_open(int protocol);             /* a bound socket with large buffers */

@@ -95,8 +95,9 @@ enum nfk_hazard { NFK_NO_HAZARD, NFK_MIGHT_HARM, NFK_WOULD_HARM };
  * doubt begins at that rule. A hazard is the first rule that leaves traces, by the name of its extension. */
 struct nfk_walked {
     uint8_t outcome, certain, hazard;
+    uint8_t lost; /* on some way it goes where the walk does not follow, into a queue for instance */
     uint8_t hazard_table, doubt_table;
-    uint8_t reserved[3];
+    uint8_t reserved[2];
     uint32_t hazard_entry, doubt_entry;
     char name[32];
 };

@@ -162,6 +162,7 @@ static int walk_one(struct nfk_walk *walk, const struct nfk_probe *probe, uint32
         return ENOMEM;
     if (end == TOO_LONG) {
         left->unknown = true;
+        out->lost = true;
         walk_note_hazard(&run, "too many ways", false);
     }
     out->outcome = outcomes[end];

@@ -137,10 +137,33 @@ static enum answer matches_hold(struct run *run, const struct walk_table *table,
     return answer == MAYBE ? rule->told : answer;
 }
 
+/* Whether the packet is to be translated and nothing will do it: then it goes some other way. */
+static bool is_lost(const struct run *run)
+{
+    const struct nfk_probe *probe = run->probe;
+
+    if (run->packet.tracking != CT_UNTRACKED && !(run->packet.unknown & UNKNOWN_STATE))
+        return false;
+    return memcmp(probe->source, probe->nat_source, sizeof(probe->source)) != 0
+        || memcmp(probe->destination, probe->nat_destination, sizeof(probe->destination)) != 0
+        || probe->source_port != probe->nat_source_port || probe->destination_port != probe->nat_destination_port;
+}
+
+/* Where the walk does not follow it. */
+static enum end leave(struct run *run)
+{
+    run->out->lost = true;
+    return LEFT;
+}
+
 enum end walk_begin_stage(struct run *run)
 {
     const struct stage *stage;
 
+    if (run->stage && is_lost(run)) {
+        walk_note_hazard(run, "CT", false);
+        return leave(run);
+    }
     if (run->stage == run->path->count)
         return AT_SINK;
     if (!walk_look_again(run))
@@ -196,7 +219,7 @@ enum end walk_go_on(struct run *run, bool matched)
             return DROPPED;
         case VERDICT_QUEUE:
             walk_note_hazard(run, "QUEUE", true);
-            return LEFT;
+            return leave(run);
         case VERDICT_RETURN:
             at = run->depth ? walk->stack[--run->depth] + 1 : table->underflow[run->view.stage->hook];
             break;
@@ -215,7 +238,7 @@ enum end walk_go_on(struct run *run, bool matched)
             if (rule->target->change)
                 rule->target->change(&run->view, walk_target(table, rule)->data);
             if (rule->target->after != GO_ON)
-                return rule->target->after == END_DROPPED ? DROPPED : LEFT;
+                return rule->target->after == END_DROPPED ? DROPPED : leave(run);
             at++;
             break;
         }

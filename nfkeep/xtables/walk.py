@@ -16,7 +16,7 @@ import attrs
 from nfkeep.xtables._ffi import WalkHandle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from nfkeep.model import Family
     from nfkeep.xtables.image import Image
 
-_WALKED = struct.Struct("=5B3xII32s")  # struct nfk_walked
+_WALKED = struct.Struct("=6B2xII32s")  # struct nfk_walked
 
 
 class Outcome(enum.IntEnum):
@@ -63,11 +63,13 @@ class Hazard:
 class Walked:
     """What becomes of each probe, by its index: an `Outcome`, whether all of its way is certain, and the hazards.
 
-    A certain way is counted exactly; of another one the rules up to the first doubt are.
+    A certain way is counted exactly; of another one the rules up to the first doubt are. `lost`: on some way the packet
+    goes where the walk does not follow it: into a queue, say, or past a translation that it needs.
     """
 
     outcomes: bytes
     certain: bytes
+    lost: bytes
     hazards: tuple[Hazard, ...]
 
 
@@ -115,14 +117,14 @@ class Walk:
         kinds = packed[2::size]
         found: dict[tuple[str, int, str, int], list[int]] = {}
         for index in (i for i, kind in enumerate(kinds) if kind) if any(kinds) else ():
-            _, _, kind, table, _, entry, _, name = _WALKED.unpack_from(packed, index * size)
+            _, _, kind, _, table, _, entry, _, name = _WALKED.unpack_from(packed, index * size)
             extension = name.split(b"\0")[0].decode(errors="replace")
             found.setdefault((self._images[table].name, entry, extension, kind), []).append(index)
         hazards = tuple(
             Hazard(table, entry, extension, kind == 2, tuple(indexes))
             for (table, entry, extension, kind), indexes in found.items()
         )
-        return Walked(packed[0::size], packed[1::size], hazards)
+        return Walked(packed[0::size], packed[1::size], packed[3::size], hazards)
 
     def counted(self, table: str) -> Counted:
         """What was counted since the beginning or `zero()`."""
@@ -136,33 +138,36 @@ class Walk:
         """By entry an `Answer`: what is found out about rules where nobody can tell it beforehand."""
         self._handle.tell(self._number(table), bytes(answers))
 
-    def settle(self, table: str, after: Image, probes: bytes, times: Sequence[int], *, ours: bool) -> Walked:
-        """Walk and count again with what the counters of the table tell afterwards.
+    def settle(
+        self, after: Sequence[Image], probes: bytes, times: Sequence[int], *, ours: Collection[str] = ()
+    ) -> Walked:
+        """Walk and count again with what the counters tell afterwards.
 
-        `after` is the same table as the image that was added, once the packets have passed: whatever was sent in
-        between is in its counters. A rule whose counter has not risen has matched none of the packets: that is certain
-        whoever else sent some. Where only these packets can have raised it (`ours`: the caller knows that for all rules
-        of this table that are in doubt), one that has risen as often as the packets can have matched it at the most
-        has matched each time. What is in between stays a doubt; with a hazard on some way so does all that has risen,
-        as nobody knows what else happens there.
+        `after`: tables as they are once the packets have passed, no one replaced since it was added; whatever was sent
+        in between is in their counters. A rule whose counter has not risen has matched none of the packets: that is
+        certain whoever else sent some. In the tables `ours`, where the caller knows that only these packets can have
+        raised the rules in doubt, one that has risen as often as the packets can have matched it at the most has
+        matched each time. What is in between stays a doubt; if some packet is `lost` so does all that has risen, as
+        nobody knows what else it meets.
         """
-        before = self._images[self._number(table)].counters()
-        rises = [now.packets - then.packets for now, then in zip(after.counters(), before, strict=True)]
-        answers = [Answer.NOT_TOLD if rise else Answer.NO for rise in rises]
+        rises = {image.name: _rises(self._images[self._number(image.name)], image) for image in after}
+        answers = {name: [Answer.NOT_TOLD if rise else Answer.NO for rise in rises[name]] for name in rises}
         while True:
-            self.tell(table, answers)
+            for name, told in answers.items():
+                self.tell(name, told)
             self.zero()
             walked = self.walk(probes, times)
-            counted = self.counted(table)
-            all_matched = [
-                at
-                for at, (packets, possible) in enumerate(zip(counted.packets, counted.possible, strict=True))
-                if possible and rises[at] == packets + possible and answers[at] is not Answer.YES
-            ]
-            if not all_matched or not ours or walked.hazards:
+            found = False
+            for name in [] if any(walked.lost) else [name for name in rises if name in ours]:
+                counted = self.counted(name)
+                for at, (rise, packets, possible) in enumerate(
+                    zip(rises[name], counted.packets, counted.possible, strict=True)
+                ):
+                    if possible and rise == packets + possible and answers[name][at] is not Answer.YES:
+                        answers[name][at] = Answer.YES
+                        found = True
+            if not found:
                 return walked
-            for at in all_matched:
-                answers[at] = Answer.YES
 
     def close(self) -> None:
         """Free the C memory; calling it again does nothing."""
@@ -181,3 +186,7 @@ class Walk:
             if image.name == table:
                 return number
         raise ValueError(f"the table {table} is not among those walked")
+
+
+def _rises(before: Image, after: Image) -> list[int]:
+    return [now.packets - then.packets for now, then in zip(after.counters(), before.counters(), strict=True)]
