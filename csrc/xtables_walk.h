@@ -111,6 +111,10 @@ struct walk_rule {
     const struct target_kind *target;
 };
 
+/* What most rules fail on, close together: IPv4 source and destination, or the source of IPv6. The packet's bits under
+ * `mask` are those of `want`; where an address is inverted there is no mask. */
+struct walk_key { uint64_t mask, want; };
+
 struct walk_table {
     char name[XT_TABLE_MAXNAMELEN];
     int family;
@@ -121,6 +125,7 @@ struct walk_table {
     size_t size;
     struct walk_rule *rules; /* and one more, which is no rule but ends the last one's matches */
     size_t n_rules;
+    struct walk_key *keys; /* for each rule one, or two for IPv6; and as many that fit any packet */
     struct walk_match *matches;
     size_t n_matches;
     uint32_t start[NF_INET_NUMHOOKS], underflow[NF_INET_NUMHOOKS];
@@ -178,6 +183,7 @@ struct run {
     struct packet packet;
     struct view view;
     uint32_t address4[2];
+    uint64_t keys[2];
     uint32_t rule, depth;
     unsigned int stage;
     uint32_t times; /* how often it is counted */

@@ -112,6 +112,30 @@ static int read_verdict(struct walk_table *table, struct walk_rule *rule)
     return 0;
 }
 
+static void make_key(struct walk_table *table, size_t index)
+{
+    const unsigned char *entry = table->image + table->rules[index].at;
+
+    if (table->family == AF_INET6) {
+        const struct ip6t_ip6 *ip = &((const struct ip6t_entry *)entry)->ipv6;
+
+        for (size_t half = 0; half < 2 && !(ip->invflags & IP6T_INV_SRCIP); half++) {
+            memcpy(&table->keys[2 * index + half].mask, (const char *)&ip->smsk + 8 * half, 8);
+            memcpy(&table->keys[2 * index + half].want, (const char *)&ip->src + 8 * half, 8);
+        }
+    } else {
+        const struct ipt_ip *ip = &((const struct ipt_entry *)entry)->ip;
+        uint32_t mask[2] = {ip->smsk.s_addr, ip->dmsk.s_addr}, want[2] = {ip->src.s_addr, ip->dst.s_addr};
+
+        if (ip->invflags & IPT_INV_SRCIP)
+            mask[0] = want[0] = 0;
+        if (ip->invflags & IPT_INV_DSTIP)
+            mask[1] = want[1] = 0;
+        memcpy(&table->keys[index].mask, mask, sizeof(mask));
+        memcpy(&table->keys[index].want, want, sizeof(want));
+    }
+}
+
 static bool unconditional(const struct walk_table *table, const struct walk_rule *rule)
 {
     static const struct ipt_ip any4;
@@ -205,16 +229,19 @@ int walk_table_make(struct walk_table *table, const void *image, size_t size, un
     if (error)
         return error;
     table->rules = calloc(table->n_rules + 1, sizeof(*table->rules));
+    table->keys = calloc(2 * (table->n_rules + 1), sizeof(*table->keys));
     table->matches = calloc(table->n_matches + 1, sizeof(*table->matches));
     table->packets = calloc(table->n_rules + 1, sizeof(*table->packets));
     table->bytes = calloc(table->n_rules + 1, sizeof(*table->bytes));
     table->doubts = calloc(table->n_rules + 1, sizeof(*table->doubts));
     table->possible = calloc(table->n_rules + 1, sizeof(*table->possible));
-    if (!table->rules || !table->matches || !table->packets || !table->bytes || !table->doubts || !table->possible)
+    if (!table->rules || !table->keys || !table->matches || !table->packets || !table->bytes || !table->doubts || !table->possible)
         return ENOMEM;
     error = go_over(table, true);
-    for (size_t i = 0; i < table->n_rules && !error; i++)
+    for (size_t i = 0; i < table->n_rules && !error; i++) {
+        make_key(table, i);
         error = read_verdict(table, &table->rules[i]);
+    }
     for (int hook = 0; hook < NF_INET_NUMHOOKS && !error; hook++)
         if (hooks >> hook & 1)
             error = find_rule(table, start[hook], &table->start[hook])
@@ -227,6 +254,7 @@ void walk_table_free(struct walk_table *table)
 {
     free(table->image);
     free(table->rules);
+    free(table->keys);
     free(table->matches);
     free(table->packets);
     free(table->bytes);

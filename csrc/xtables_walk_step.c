@@ -42,6 +42,8 @@ bool walk_look_again(struct run *run)
     view->out_name = stage->hook == NF_INET_PRE_ROUTING || stage->hook == NF_INET_LOCAL_IN ? no_interface : out;
     memcpy(&run->address4[0], view->source, 4);
     memcpy(&run->address4[1], view->destination, 4);
+    memcpy(run->keys, probe->family == AF_INET6 ? (const void *)view->source : (const void *)run->address4,
+           probe->family == AF_INET6 ? 16 : 8);
     return true;
 }
 
@@ -174,6 +176,21 @@ enum end walk_begin_stage(struct run *run)
     return IN_DOUBT; /* no end yet */
 }
 
+/* The next rule whose addresses may fit. The last rule of a chain has none, so that one is always found. */
+static inline uint32_t next_fitting(const struct run *run, const struct walk_key *keys, bool v6, uint32_t at)
+{
+    uint64_t first = run->keys[0], second = run->keys[1];
+
+    if (v6)
+        while (((first & keys[2 * at].mask) ^ keys[2 * at].want)
+               | ((second & keys[2 * at + 1].mask) ^ keys[2 * at + 1].want))
+            at++;
+    else
+        while ((first & keys[at].mask) != keys[at].want)
+            at++;
+    return at;
+}
+
 enum end walk_go_on(struct run *run, bool matched)
 {
     struct nfk_walk *walk = run->walk;
@@ -182,12 +199,18 @@ enum end walk_go_on(struct run *run, bool matched)
     uint32_t at = run->rule;
 
     for (;;) {
-        const struct walk_rule *rule = &table->rules[at];
-        const unsigned char *entry = table->image + rule->at;
+        uint32_t from = at;
+        const struct walk_rule *rule;
+        const unsigned char *entry;
         enum answer answer = YES;
         bool accepted = false;
 
-        if (++run->steps > MOST_STEPS)
+        if (!matched)
+            at = next_fitting(run, table->keys, v6, at);
+        rule = &table->rules[at];
+        entry = table->image + rule->at;
+        run->steps += at - from + 1;
+        if (run->steps > MOST_STEPS)
             return TOO_LONG;
         if (!matched) {
             answer = v6 ? head6_holds(run, &((const struct ip6t_entry *)entry)->ipv6)
