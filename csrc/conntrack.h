@@ -18,6 +18,7 @@
 #include <linux/netfilter/nfnetlink_conntrack.h>
 #include <linux/netfilter/nf_conntrack_common.h>
 #include "netlink.h"
+#include "probe.h"
 #include "conntrack_api.h"
 
 #define NFK_HOOKS 5

@@ -40,6 +40,9 @@ unsigned nfk_flows_hooks(const nfk_flows *flows);    /* bits: the hooks whose no
 int nfk_flows_leave_out(nfk_flows *flows, const uint32_t *indexes, size_t count);   /* not to be primed */
 void nfk_flows_sent(const nfk_flows *flows, uint32_t *out);     /* per flow: packets sent, original and reply */
 unsigned nfk_flows_passages(const nfk_flows *flows, size_t index);  /* bit direction * 5 + hook */
+/* What rules see of the opening packets: two for each flow, the original direction first. `is_new`: flows are created
+ * again before their packets are sent. */
+size_t nfk_flows_probes(const nfk_flows *flows, int is_new, struct nfk_probe *out);
 void nfk_flows_free(nfk_flows *flows);
 
 int nfk_netlink_open(int protocol);             /* a bound socket with large buffers */

@@ -15,19 +15,23 @@ PARTS = (
     "netlink",
     "packets",
     "prime",
+    "probes",
     "repair",
     "routes",
     "select",
 )
 
 ffi = FFI()
-ffi.cdef("\n".join(line for line in (HERE / "conntrack_api.h").read_text().splitlines() if not line.startswith("#")))
+for header in ("probe.h", "conntrack_api.h"):
+    ffi.cdef("\n".join(line for line in (HERE / header).read_text().splitlines() if not line.startswith("#")))
 ffi.set_source(
     "nfkeep.conntrack._conntrack",
     '#include "conntrack.h"',
     sources=["csrc/netlink.c", *(f"csrc/conntrack_{part}.c" for part in PARTS)],
     include_dirs=["csrc"],
-    depends=[f"csrc/{name}" for name in ("netlink.h", "conntrack.h", "conntrack_api.h", "conntrack_prime.h")],
+    depends=[
+        f"csrc/{name}" for name in ("netlink.h", "probe.h", "conntrack.h", "conntrack_api.h", "conntrack_prime.h")
+    ],
     extra_compile_args=["-O2", "-std=gnu11", "-Wall", "-Wextra"],
 )
 

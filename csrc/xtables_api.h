@@ -102,3 +102,44 @@ int nfk_table_has(nfk_table *table, const char *const *names, size_t count);
 /* One command to the open file of a list of xt_recent, in a turn of its own: 1 done; 0 another program has had one since,
  * and nothing was done; -errno. */
 int nfk_recent_write(int list, int lock, int ear, const char *command, size_t length);
+
+/*
+ * The walker: which rules of the tables an opening packet (struct nfk_probe) meets, before it is sent. Each table is
+ * the kernel's image of it; rules are counted by the index of their entry, from 0, with the heads of chains and the
+ * policies. `nat` is not among the tables: an opening packet's entry has its translations already.
+ */
+typedef struct nfk_walk nfk_walk;
+
+enum nfk_outcome { NFK_NO_PACKET, NFK_REACHED_SINK, NFK_DROPPED_BEFORE, NFK_UNCERTAIN };
+enum nfk_hazard { NFK_NO_HAZARD, NFK_MIGHT_HARM, NFK_WOULD_HARM };
+
+/* What becomes of a packet. `certain`: every rule's answer was known, so that its counters are exact; if not, the
+ * doubt begins at that rule. A hazard is the first rule that leaves traces, by the name of its extension. */
+struct nfk_walked {
+    uint8_t outcome, certain, hazard;
+    uint8_t lost; /* on some way it goes where the walk does not follow, into a queue for instance */
+    uint8_t hazard_table, doubt_table;
+    uint8_t reserved[2];
+    uint32_t hazard_entry, doubt_entry;
+    char name[32];
+};
+
+nfk_walk *nfk_walk_new(int family);
+void nfk_walk_free(nfk_walk *walk);
+/* Tables are numbered as they are added. EINVAL, ELOOP: no kernel has such an image. */
+int nfk_walk_add_table(nfk_walk *walk, const char *name, int priority, const void *entries, size_t size,
+                       unsigned int valid_hooks, const uint32_t *hook_entry, const uint32_t *underflow, int watched);
+/* The packets' ways. A reply behind the packet of its own flow meets the connection mark that this has left. With
+ * `times` (one for each probe) its packets are counted so often at every rule up to the first doubt. EINVAL for a probe
+ * of another family or a way that there is none of. */
+int nfk_walk_flows(nfk_walk *walk, const struct nfk_probe *probes, size_t count, const uint32_t *times,
+                   struct nfk_walked *out);
+size_t nfk_walk_entries(const nfk_walk *walk, size_t table);
+/* By entry: what was counted, how many packets had their first doubt there, and how often, at the most, packets match
+ * behind a doubt. */
+void nfk_walk_counters(const nfk_walk *walk, size_t table, uint64_t *packets, uint64_t *bytes, uint64_t *doubts,
+                       uint64_t *possible);
+void nfk_walk_zero(nfk_walk *walk);
+/* By entry: 0 no, 1 yes, 2 not told: the answer of a rule where nobody can tell it beforehand. */
+void nfk_walk_tell(nfk_walk *walk, size_t table, const uint8_t *answers);
+

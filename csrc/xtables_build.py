@@ -15,6 +15,8 @@ def extensions_folder() -> str:
 
 
 ffi = FFI()
+probe = (HERE / "probe.h").read_text().splitlines()
+ffi.cdef("\n".join(line for line in probe if not line.startswith("#")))
 ffi.cdef((HERE / "xtables_api.h").read_text())
 ffi.set_source(
     "nfkeep.xtables._xtables",
@@ -32,9 +34,22 @@ ffi.set_source(
         "csrc/xtables_commit.c",
         "csrc/xtables_scan.c",
         "csrc/xtables_recent.c",
+        "csrc/xtables_walk.c",
+        "csrc/xtables_walk_conntrack.c",
+        "csrc/xtables_walk_image.c",
+        "csrc/xtables_walk_matches.c",
+        "csrc/xtables_walk_step.c",
+        "csrc/xtables_walk_targets.c",
+        "csrc/xtables_walk_ways.c",
     ],
     include_dirs=["csrc"],
-    depends=[f"csrc/xtables_{name}.h" for name in ("world", "text", "api", "block", "image", "table")],
+    depends=[
+        f"csrc/{name}.h"
+        for name in (
+            "probe",
+            *(f"xtables_{part}" for part in ("api", "block", "image", "table", "text", "walk", "world")),
+        )
+    ],
     define_macros=[("NFK_XTABLES_LIBDIR", f'"{extensions_folder()}"')],
     libraries=["xtables"],
     extra_compile_args=["-Wall", "-Wextra", "-O2"],

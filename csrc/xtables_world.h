@@ -18,6 +18,7 @@
 
 #define NFK_JUMP 255
 
+#include "probe.h"
 #include "xtables_api.h"
 
 static inline size_t nfk_head_size(int family)

@@ -23,6 +23,7 @@ _NEW, _GET = 0x100, 0x101  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
 _REQUEST, _ACK, _CREATE = 0x1, 0x4, 0x600  # NLM_F_*
 _DONE = 3
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _TIMEOUT, _ID, _ZONE = 1, 2, 3, 7, 12, 18  # CTA_*
+_PROTOINFO, _NAT_SRC, _MARK, _NAT_DST = 4, 6, 8, 13
 _OFFLOAD = 1 << 14  # IPS_OFFLOAD
 _ECHO = {ICMP: (8, 0), ICMPV6: (128, 129)}  # types of request and reply
 
@@ -53,6 +54,27 @@ def make_entries(namespace: Namespace, family: Family, entries: Iterable[Entry])
             for message in messages[at : at + 100]:
                 (number,) = struct.unpack_from("=i", channel.recv(16384), 16)
                 assert number == 0, (number, message.hex())
+
+
+def make_entry(
+    namespace: Namespace, family: Family, entry: Entry, *, status: int, mark: int = 0,
+    new_source: str | None = None, new_destination: str | None = None,
+) -> None:  # fmt: skip
+    """Have the kernel take one in this IPS_* status, translated to new addresses; TCP is ESTABLISHED."""
+    content = _tuple(_TUPLE_ORIG, family, entry) + _tuple(_TUPLE_REPLY, family, entry)
+    content += attribute(_TIMEOUT, struct.pack("!I", 3600)) + attribute(_STATUS, struct.pack("!I", status))
+    content += attribute(_MARK, struct.pack("!I", mark))
+    if entry.protocol == TCP:
+        content += nest(_PROTOINFO, nest(1, attribute(1, b"\3")))  # CTA_PROTOINFO_TCP_STATE
+    for kind, address in ((_NAT_SRC, new_source), (_NAT_DST, new_destination)):
+        if address is not None:
+            packed = socket.inet_pton(family.value, address)
+            first = 1 if family is Family.IPV4 else 4  # CTA_NAT_V4_MINIP, CTA_NAT_V6_MINIP
+            content += nest(kind, attribute(first, packed) + attribute(first + 1, packed))
+    with _socket(namespace) as channel:
+        channel.send(_message(_NEW, _REQUEST | _ACK | _CREATE, family, content))
+        (number,) = struct.unpack_from("=i", channel.recv(16384), 16)
+        assert number == 0, (number, entry)
 
 
 def read_entries(namespace: Namespace, family: Family) -> list[Entry]:

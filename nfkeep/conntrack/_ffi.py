@@ -107,6 +107,12 @@ class FlowsHandle:
         """Bit `direction * 5 + hook` for each passage of one flow."""
         return int(lib.nfk_flows_passages(self.pointer, index))
 
+    def probes(self, is_new: bool) -> bytes:
+        """The opening packets as rules see them; see `Flows.probes`."""
+        out = ffi.new("struct nfk_probe[]", 2 * len(self))
+        written = lib.nfk_flows_probes(self.pointer, is_new, out) if self.pointer else 0
+        return bytes(ffi.buffer(out, written * ffi.sizeof("struct nfk_probe")))
+
     def close(self) -> None:
         """Free the flows; calling it again does nothing."""
         pointer, self.pointer = self.pointer, None

@@ -167,6 +167,15 @@ class Flows:
             raise ValueError("the flows are closed")
         return self.handle
 
+    def probes(self, *, is_new: bool) -> bytes:
+        """The opening packets as rules see them, two for each flow, packed as struct nfk_probe (csrc/probe.h).
+
+        `is_new`: the flows are created again before, so that these are new to conntrack, as `prime` has it with
+        `recreate`. Real packets that come in between are not thought of. Ask in the flows' network namespace, as
+        interfaces are named here.
+        """
+        return self._handle.probes(is_new)
+
     def close(self) -> None:
         """Free the flows; calling it again does nothing."""
         self.handle.close()

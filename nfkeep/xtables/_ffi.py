@@ -12,8 +12,6 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-import attrs
-
 from nfkeep.errors import (
     CommitError,
     ConflictError,
@@ -26,6 +24,7 @@ from nfkeep.model import Counters, Family, Rule
 from nfkeep.xtables._xtables import ffi as _ffi
 from nfkeep.xtables._xtables import lib as _lib
 from nfkeep.xtables.entry import decode
+from nfkeep.xtables.image import Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -78,23 +77,6 @@ def require_target(name: str, family: Family) -> None:
         lib.nfk_target_known(family.value, os.fsencode(name), out)
     if out.failed:
         raise InvalidRuleError(_text(out.reason))
-
-
-@attrs.frozen(slots=True)
-class Image:
-    """A table's bytes as the kernel hands them out (struct ipt_get_entries), for both families.
-
-    `hook_entries` and `underflows` are offsets of each hook's base chain and of its policy, where `valid_hooks` has the
-    hook's bit.
-    """
-
-    name: str
-    family: Family
-    entries: bytes = attrs.field(repr=False)
-    number: int
-    valid_hooks: int
-    hook_entries: tuple[int, ...]
-    underflows: tuple[int, ...]
 
 
 def read_image(name: str, family: Family) -> Image:
@@ -419,6 +401,71 @@ def write_recent(list_file: int, lock: int, ear: int, command: bytes) -> int:
     """
     result: int = _lib.nfk_recent_write(list_file, lock, ear, command, len(command))
     return result
+
+
+class WalkHandle:
+    """Owns a walker (csrc/xtables_walk.c) and its copies of images; tables are numbered as they are added."""
+
+    __slots__ = ("_walk",)
+
+    def __init__(self, family: Family) -> None:
+        self._walk = lib.nfk_walk_new(family.value)
+        if self._walk == ffi.NULL:
+            raise MemoryError
+
+    def close(self) -> None:
+        """Free the C memory; calling it again does nothing."""
+        walk, self._walk = self._walk, ffi.NULL
+        lib.nfk_walk_free(walk)
+
+    def add(self, image: Image, priority: int, *, watched: bool) -> None:
+        """Add a table. Raises ValueError for an image that no kernel would have."""
+        error = lib.nfk_walk_add_table(
+            self._open(), os.fsencode(image.name), priority, ffi.from_buffer(image.entries), len(image.entries),
+            image.valid_hooks, image.hook_entries, image.underflows, watched,
+        )  # fmt: skip
+        if error == errno.ENOMEM:
+            raise MemoryError
+        if error:
+            raise ValueError(f"this is no image of the {image.family} table {image.name}: {os.strerror(error)}")
+
+    def walk(self, probes: bytes, times: Sequence[int] | None) -> bytes:
+        """What becomes of each probe: struct nfk_walked, packed. With `times`, counts. Raises ValueError."""
+        count, rest = divmod(len(probes), ffi.sizeof("struct nfk_probe"))
+        if rest or (times is not None and len(times) != count):
+            raise ValueError("a list of probes that is cut off, or as many times as there are not probes")
+        out = ffi.new("struct nfk_walked[]", count)
+        so_often = ffi.NULL if times is None else ffi.new("uint32_t[]", times)
+        given = ffi.from_buffer("struct nfk_probe[]", probes)
+        error = lib.nfk_walk_flows(self._open(), given, count, so_often, out)
+        if error == errno.ENOMEM:
+            raise MemoryError
+        if error:
+            raise ValueError("a probe of another family, or on a way that there is none of")
+        return bytes(ffi.buffer(out))
+
+    def counters(self, table: int) -> tuple[list[int], list[int], list[int], list[int]]:
+        """Packets, bytes, doubts and possible packets by entry."""
+        count = lib.nfk_walk_entries(self._open(), table)
+        columns = [ffi.new("uint64_t[]", max(1, count)) for _ in range(4)]
+        lib.nfk_walk_counters(self._walk, table, *columns)
+        packets, octets, doubts, possible = (ffi.unpack(column, count) for column in columns)
+        return packets, octets, doubts, possible
+
+    def zero(self) -> None:
+        """Forget what was counted."""
+        lib.nfk_walk_zero(self._open())
+
+    def tell(self, table: int, answers: bytes) -> None:
+        """By entry: 0 no, 1 yes, 2 not known. Raises ValueError for another number of entries."""
+        if len(answers) != lib.nfk_walk_entries(self._open(), table):
+            raise ValueError("not one answer for each entry")
+        lib.nfk_walk_tell(self._walk, table, ffi.from_buffer(answers))
+
+    def _open(self) -> Any:
+        if self._walk == ffi.NULL:
+            raise ValueError("this walker is closed")
+        return self._walk
 
 
 @functools.cache
