@@ -28,6 +28,7 @@ ffi.set_source(
         "csrc/xtables_commit.c",
         "csrc/xtables_scan.c",
         "csrc/xtables_recent.c",
+        "csrc/xtables_watch.c",
     ],
     include_dirs=["csrc"],
     depends=["csrc/xtables_world.h", "csrc/xtables_text.h", "csrc/xtables_api.h", "csrc/xtables_table.h"],
