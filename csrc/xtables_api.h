@@ -143,3 +143,16 @@ void nfk_walk_zero(nfk_walk *walk);
 /* By entry: 0 no, 1 yes, 2 not told: the answer of a rule where nobody can tell it beforehand. */
 void nfk_walk_tell(nfk_walk *walk, size_t table, const uint8_t *answers);
 
+
+/* A fanotify group that stops whoever opens a file added to it until it is answered, and tells who closes it; -errno. */
+int nfk_doorkeeper_open(void);
+int nfk_doorkeeper_add(int group, int file);
+/* An inotify group for files: their links and names and, if asked, openings and closings; -errno. */
+int nfk_listener_open(void);
+int nfk_listener_add(int group, const char *path, int openings);
+/* A descriptor that becomes readable every so often; -errno. */
+int nfk_ticker_open(uint64_t nanoseconds);
+
+/* A mark of what a table is now, over a raw socket of the family: of its size and hooks only, or of its rules. */
+int nfk_table_size_mark(int socket, int family, const char *name, uint64_t *mark);
+int nfk_table_rules_mark(int socket, int family, const char *name, uint64_t *mark);

@@ -41,6 +41,7 @@ ffi.set_source(
         "csrc/xtables_walk_step.c",
         "csrc/xtables_walk_targets.c",
         "csrc/xtables_walk_ways.c",
+        "csrc/xtables_watch.c",
     ],
     include_dirs=["csrc"],
     depends=[
