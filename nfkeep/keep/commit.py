@@ -28,7 +28,7 @@ def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool) -> Report:
         make_plan(before, after, _others(after, wanted), hold=hold)
         for before, after in zip(befores, wanted, strict=True)
     ]
-    if refuse and (lost := Report(tuple(outcome for plan in plans for outcome in plan.outcomes)).lost):
+    if refuse and (lost := Report(tuple(o for plan in plans for o in (*plan.outcomes, *plan.feared))).lost):
         raise StateLossError(lost)
     holds = [
         (before.family, key, extension)

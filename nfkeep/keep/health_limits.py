@@ -97,7 +97,7 @@ def _counted_in_mangle(tables: Mapping[str, Observation], table: Observation, fo
 def _is_counted(table: Observation, others: tuple[Observation, ...]) -> bool:
     """Whether the connections of a table's first rule are counted again after a change, as far as the plan knows."""
     plan = make_plan(table, table, others)
-    return any(limit.where == table.where(table.found[0]) for limit in plan.limits)
+    return any(limit.where == table.where(table.found[0]) and not limit.hazard for limit in plan.limits)
 
 
 def _moves(host: Seen, family: Family) -> dict[str, Move | Obstacle]:

@@ -236,7 +236,7 @@ def spelled(found: Found) -> Words | None:
     """
     text = str(found.rule)
     for words in (text, re.sub(r" --connlimit-mask \d+", "", text)):
-        if parse(words, found.rule.family) == found.rule:
+        if parse(words, found.rule.family).entry == found.rule.entry:  # iptables itself compares bytes
             return tuple(split(words))
     return None
 

@@ -40,7 +40,7 @@ def _family(family: Family) -> Iterator[State]:
     for observation in tables:
         others = tuple(other for other in tables if other is not observation)
         plan = make_plan(observation, observation, others)
-        known = {(o.kind, o.where): o for o in plan.outcomes}
+        known = {(o.kind, o.where): o for o in (*plan.outcomes, *plan.feared)}
         for found in observation.stateful():
             if found.chain == CHAIN:
                 continue

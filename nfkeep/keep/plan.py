@@ -21,14 +21,6 @@ from nfkeep.xtables.opening import asks_state
 from nfkeep.xtables.stateful import disturbed_by_packets, extensions
 from nfkeep.xtables.tables import TABLES
 
-#: What an opening packet would do to these cannot be undone: better not to count than to ban, divert or mark.
-_HARMFUL = frozenset(
-    {
-        *("recent", "hashlimit", "NFQUEUE", "TEE", "SYNPROXY", "CLUSTERIP", "TPROXY", "SET"),
-        *("NFLOG", "ULOG", "AUDIT", "TRACE", "IDLETIMER", "CONNSECMARK", "LED"),
-    }
-)
-
 #: The hooks that packets pass on their way to one, itself included.
 ON_THE_WAY = {
     Hook.PREROUTING: (Hook.PREROUTING,),
@@ -41,10 +33,15 @@ ON_THE_WAY = {
 
 @attrs.frozen(slots=True)
 class Limit:
-    """A connlimit rule of the new table whose count is to be put back, by packets that `selectors` choose."""
+    """A connlimit rule of the new table whose count is to be put back, by packets that `selectors` choose.
+
+    `hazard`: what such packets might meet that would keep some flows from being counted, as far as rules tell without
+    looking at the flows; "" for nothing.
+    """
 
     where: str
     selectors: tuple[Selector, ...]
+    hazard: str = ""
 
 
 @attrs.frozen(slots=True)
@@ -61,6 +58,15 @@ class Plan:
     returned: frozenset[StateKey]
     outcomes: tuple[Outcome, ...]
     needs_new: bool
+
+    @property
+    def feared(self) -> tuple[Outcome, ...]:
+        """The counts that may be lost, in whole or in part, depending on the flows that there are."""
+        return tuple(
+            Outcome(connlimit.NAME, limit.where, Fidelity.LOST, f"opening packets may meet {limit.hazard}")
+            for limit in self.limits
+            if limit.hazard
+        )
 
 
 def make_plan(
@@ -96,7 +102,6 @@ def make_plan(
     gone = {key: e for key, e in named.items() if key not in still_named and key not in elsewhere}
     outcomes += _named(before, after, elsewhere)
     outcomes += [_gone(before, key, hold=hold) for key in gone]
-    outcomes += _mild_hazards(after, hazards, limits)
     return Plan(
         tuple(limits),
         tuple(left),
@@ -181,10 +186,8 @@ def _limit(reach: Reach, found: Found, hazards: tuple[_Hazard, ...]) -> Limit | 
         return lost("connlimit in the nat table sees first packets only and cannot be counted again")
     if (chosen := reach.selectors(found)) == ():
         return lost("no opening packet can reach this rule, so its flows cannot be counted again")
-    for hazard in hazards:
-        if hazard.kind in _HARMFUL and _meets(after, chosen, hazard):
-            return lost(f"opening packets would meet {hazard.kind} at {hazard.where}")
-    return Limit(where, chosen)
+    met = next((hazard for hazard in hazards if _meets(after, chosen, hazard)), None)
+    return Limit(where, chosen, "" if met is None else f"{met.kind} at {met.where}")
 
 
 @attrs.frozen(slots=True)
@@ -209,6 +212,7 @@ def _hazards(reach: Reach, others: tuple[Observation, ...]) -> tuple[_Hazard, ..
         for found in each.observation.found
         for extension in extensions(found.entry)
         if disturbed_by_packets(extension)
+        and not (extension.name == statistic.NAME and each is reach)  # its round begins again anyway
     )
 
 
@@ -222,18 +226,6 @@ def _on_the_way(after: Observation, target: Selector, hazard: _Hazard, one: Sele
     if one.hook is target.hook and TABLES[hazard.table].priority > TABLES[after.table].priority:
         return False
     return can_meet(one, target, same_destination=one.destination_translated == target.destination_translated)
-
-
-def _mild_hazards(after: Observation, hazards: tuple[_Hazard, ...], limits: list[Limit]) -> list[Outcome]:
-    chosen = tuple(selector for each in limits for selector in each.selectors)
-    reset = (limit.NAME, quota.NAME, statistic.NAME)  # has an outcome of its own in the table that is replaced
-    return [
-        Outcome(hazard.kind, hazard.where, Fidelity.APPROXIMATED, "sees one opening packet for each flow counted again")
-        for hazard in hazards
-        if hazard.kind not in _HARMFUL
-        and (hazard.table != after.table or hazard.kind not in reset)
-        and _meets(after, chosen, hazard)
-    ]
 
 
 def _in_rule(after: Observation, new: Found, extension: Extension) -> Outcome | None:

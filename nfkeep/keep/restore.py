@@ -5,6 +5,7 @@ The only module that acts on conntrack and the gate; what to do comes from the p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -17,6 +18,7 @@ from nfkeep.conntrack.identity import new_nonces
 from nfkeep.conntrack.select import Selector
 from nfkeep.errors import NfkeepError, UnsupportedError
 from nfkeep.keep.guard import RESETS, SHUT, arrived, guard_ruleset
+from nfkeep.keep.passage import Passage
 from nfkeep.keep.plan import ON_THE_WAY, Limit, Plan
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.keep.selftest import Counting, probe_counting
@@ -88,26 +90,29 @@ class Restoration:
         selectors = tuple(selector for each in plan.limits for selector in each.selectors)
         recreate = plan.needs_new or probe_counting(self.family) is Counting.RECREATE
         try:
-            with self._conntrack.select(self.family, selectors) as flows:
+            with (
+                self._conntrack.select(self.family, selectors) as flows,
+                contextlib.closing(Passage(self.family, self.kind.name)) as passage,
+            ):
+                left_out = passage.leave_out(flows, is_new=recreate)
+
+                def done() -> None:
+                    passage.look()
+                    self.open_gate()
+
                 primed = prime(
                     self._conntrack, flows, self._injector,
                     recreate=recreate, nonces=self._nonces, settle=_Settle(self._guard),
-                    resets=self._guard.question(RESETS), done=self.open_gate,
+                    resets=self._guard.question(RESETS), done=done,
                 )  # fmt: skip
+                counters_off = passage.take_off(flows)
         except (NfkeepError, OSError) as error:
             reason = f"the rules are live, but counting the flows again failed: {error}"
             return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
         counters = self._guard.counters()
         missing = sum(primed.packets.values()) - sum(counters[arrived(hook)] for hook in self._nonces)
-        limits = _outcomes(plan.limits, flows, primed, missing)
-        return [*limits, *self._counters(primed), *self._other_tables(primed)]
-
-    def _counters(self, primed: Primed) -> list[Outcome]:
-        packets = sum(primed.packets.values())
-        if not packets:
-            return []
-        detail = f"{packets} opening packets are in the counters of the rules that they met"
-        return [Outcome("counters", f"{self.family} {self.kind.name}", Fidelity.APPROXIMATED, detail)]
+        limits = _outcomes(plan.limits, flows, primed, missing, left_out)
+        return [*limits, *counters_off, *self._other_tables(primed)]
 
     def _other_tables(self, primed: Primed) -> list[Outcome]:
         """Tables of nftables whose base chains the opening packets have passed; what they do there is not looked at.
@@ -190,8 +195,11 @@ class _Settle:
             os.sched_yield()  # the kernel tells nobody when a softirq is done
 
 
-def _outcomes(limits: tuple[Limit, ...], flows: Flows, primed: Primed, missing: int) -> list[Outcome]:
-    troubles = [f"{count} flows left out: {reason}" for reason, count in flows.skipped.items()]
+def _outcomes(
+    limits: tuple[Limit, ...], flows: Flows, primed: Primed, missing: int, left_out: Mapping[str, int]
+) -> list[Outcome]:
+    passed_over = {**flows.skipped, **left_out}
+    troubles = [f"{count} flows left out: {reason}" for reason, count in passed_over.items()]
     for number, count in primed.failed.items():
         troubles.append(f"{count} flows could not be made again: {os.strerror(number)}")
     if primed.unsent:
@@ -204,8 +212,10 @@ def _outcomes(limits: tuple[Limit, ...], flows: Flows, primed: Primed, missing: 
     for each in limits:
         counts = flows.counts[at : at + len(each.selectors)]
         at += len(each.selectors)
-        found = max(counts) if counts else 0
+        found = max(0, (max(counts) if counts else 0) - sum(left_out.values()))
         detail = "; ".join([f"{found} live flows counted again", *troubles])
         fidelity = Fidelity.APPROXIMATED if troubles else Fidelity.RESTORED
+        if left_out and not primed.primed:
+            fidelity = Fidelity.LOST
         outcomes.append(Outcome(connlimit.NAME, each.where, fidelity, detail))
     return outcomes

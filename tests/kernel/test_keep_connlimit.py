@@ -56,10 +56,9 @@ def test_count_survives_a_transaction(start_service: Start, shape: Shape) -> Non
     service = start_service(shape)
     reports: list[nfkeep.Report] = []
     assert_count_kept(service, lambda: reports.append(service.append_unrelated()))
-    outcome, counters = reports[0].outcomes
+    (outcome,) = reports[0].outcomes
     assert (outcome.kind, outcome.fidelity) == ("connlimit", Fidelity.RESTORED)
     assert "10 live flows" in outcome.detail
-    assert (counters.kind, counters.fidelity) == ("counters", Fidelity.APPROXIMATED)
     assert 0 < reports[0].gate_seconds < 5
 
 

@@ -352,7 +352,7 @@ def test_a_limit_behind_a_list() -> None:
 def test_a_limit_that_is_better_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it would be counted as the first rule, but not in mangle, the commands put it first."""
     lost = state("IPv4 mangle INPUT rule 2", Fidelity.LOST, LOST.format("IPv4 mangle INPUT rule 1"))
-    counted = attrs.make_class("Counted", ["where"])
+    counted = attrs.make_class("Counted", {"where": attrs.field(), "hazard": attrs.field(default="")})
     planned = attrs.make_class("Planned", ["limits"])
 
     def plan(table: Observation, *_: object) -> object:

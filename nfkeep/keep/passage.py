@@ -1,0 +1,123 @@
+"""The way of the opening packets through the legacy tables: flows whose packet would leave traces that cannot be undone
+stay out, and what the packets of the others have raised the rules' counters by is taken off again.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nfkeep.errors import CommitError, ConflictError
+from nfkeep.keep.report import Fidelity, Outcome
+from nfkeep.xtables.tables import TABLES, TableHandle, in_use
+from nfkeep.xtables.walk import Walk
+
+if TYPE_CHECKING:
+    from nfkeep.conntrack import Flows
+    from nfkeep.model import Family
+    from nfkeep.xtables.image import Image
+    from nfkeep.xtables.walk import Hazard
+
+_NOT_PASSED = "nat"  # entries are made with their translations done, so that table is not asked again
+
+
+class Passage:
+    """One run of opening packets behind the replace of one table. The caller has the xtables lock.
+
+    `leave_out` before they are sent, `look` when they have passed, `take_off` in the end.
+    """
+
+    def __init__(self, family: Family, table: str) -> None:
+        self._family = family
+        self._table = table
+        self._before = self._images()
+        self._after: list[Image] = []
+        self._probes = b""
+        self._walk = Walk(family)
+        for image in self._before:
+            self._walk.add(image, TABLES[image.name].priority, watched=image.name == table)
+
+    def leave_out(self, flows: Flows, *, is_new: bool) -> dict[str, int]:
+        """Leave out flows whose packet would, or might, touch what cannot be put back: how many, by reason."""
+        self._probes = flows.probes(is_new=is_new)
+        hazards = self._walk.walk(self._probes).hazards
+        out: set[int] = set()
+        reasons: dict[str, int] = {}
+        for hazard in hazards:
+            met = {probe // 2 for probe in hazard.probes} - out
+            out |= met
+            reason = self._name(hazard)
+            if met:
+                reasons[reason] = reasons.get(reason, 0) + len(met)
+        flows.leave_out(sorted(out))
+        return reasons
+
+    def look(self) -> None:
+        """Read the counters while the packets are the last that have raised those of the limits."""
+        self._after = self._images()
+
+    def take_off(self, flows: Flows) -> list[Outcome]:
+        """Subtract the packets from the counters of the rules that they have met.
+
+        Of a packet whose way is in doubt it is known up to the first rule that nobody can decide: that is told. If
+        rules have counted less than they should have, somebody has dropped packets before: then nothing is done.
+        """
+        sent = list(flows.sent())
+        packets = sum(sent)
+        if not packets:
+            return []
+        walked = self._walk.settle(self._after, self._probes, sent)
+        doubtful = sum(times for times, certain in zip(sent, walked.certain, strict=True) if not certain)
+        where = f"{self._family} {self._table}"
+        try:
+            done = self._subtract()
+        except (ConflictError, CommitError) as error:
+            return [
+                Outcome("counters", where, Fidelity.APPROXIMATED, f"{packets} opening packets are in them: {error}")
+            ]
+        if not done:
+            detail = f"{packets} opening packets, or fewer, are in the counters of the rules that they met"
+            return [Outcome("counters", where, Fidelity.APPROXIMATED, detail)]
+        if doubtful:
+            detail = f"up to {doubtful} opening packets are in the counters of rules behind one that nobody can decide"
+            return [Outcome("counters", where, Fidelity.APPROXIMATED, detail)]
+        return []
+
+    def close(self) -> None:
+        """Free the images. Idempotent."""
+        self._walk.close()
+
+    def _subtract(self) -> bool:
+        less = []
+        for before, after in zip(self._before, self._after, strict=True):
+            counted = self._walk.counted(before.name)
+            if not any(counted.packets):
+                continue
+            then, now = before.counters(), after.counters()
+            for at, packets in enumerate(counted.packets):
+                if now[at].packets - then[at].packets < packets:
+                    return False
+            less.append((before.name, counted))
+        for name, counted in less:
+            with TableHandle(name, self._family) as handle:
+                handle.count([-n & _ALL_BITS for n in counted.packets], [-n & _ALL_BITS for n in counted.bytes])
+        return True
+
+    def _images(self) -> list[Image]:
+        images = []
+        for name in in_use(self._family):
+            if name != _NOT_PASSED:
+                with TableHandle(name, self._family) as handle:
+                    images.append(handle.image())
+        return images
+
+    def _name(self, hazard: Hazard) -> str:
+        image = next(each for each in self._before if each.name == hazard.table)
+        place = image.places()[hazard.entry]
+        where = f"{self._family} {hazard.table}"
+        if place is not None:
+            where += f" {place[0]} rule {place[1]}"
+        verb = "would" if hazard.certain else "might"
+        return f"opening packets {verb} meet {hazard.extension} at {where}"
+
+
+_ALL_BITS = 0xFFFFFFFFFFFFFFFF
