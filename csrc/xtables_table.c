@@ -299,6 +299,40 @@ int nfk_rule_delete_at(nfk_table *table, const char *name, size_t index)
     return 0;
 }
 
+/* Bytes of IPv4 rules that no packet is compared with: iptables sets them when it reads the mask, and not without one. */
+static const struct {
+    const char *name;
+    size_t at, size;
+} meaningless[] = {{"connlimit", 4, 12}, {"recent", 216, 12}};
+
+static bool same_data(int family, const struct xt_entry_match *left, const struct xt_entry_match *right)
+{
+    size_t size = left->u.match_size - sizeof(*left), from = size, to = size;
+
+    if (memcmp(left, right, sizeof(*left)) != 0)
+        return false;
+    for (size_t i = 0; family == AF_INET && i < sizeof(meaningless) / sizeof(*meaningless); i++)
+        if (strcmp(left->u.user.name, meaningless[i].name) == 0 && meaningless[i].at + meaningless[i].size <= size) {
+            from = meaningless[i].at;
+            to = from + meaningless[i].size;
+        }
+    return memcmp(left->data, right->data, from) == 0 && memcmp(left->data + to, right->data + to, size - to) == 0;
+}
+
+static bool same_matches(int family, const unsigned char *left, const unsigned char *right, size_t at, size_t end)
+{
+    if (memcmp(left + at, right + at, end - at) == 0)
+        return true;
+    while (at < end) {
+        const struct xt_entry_match *one = (const void *)(left + at), *other = (const void *)(right + at);
+
+        if (!same_data(family, one, other))
+            return false;
+        at += one->u.match_size;
+    }
+    return true;
+}
+
 bool nfk_rule_same(int family, const struct rule *left, const struct rule *right)
 {
     bool v6 = family == AF_INET6;
@@ -312,7 +346,7 @@ bool nfk_rule_same(int family, const struct rule *left, const struct rule *right
         || (left->ending == TO_VERDICT && left->verdict != right->verdict)
         || memcmp(left->bytes, right->bytes, plain) != 0
         || memcmp(left->bytes + offsets, right->bytes + offsets, 2 * sizeof(uint16_t)) != 0
-        || memcmp(left->bytes + head, right->bytes + head, target - head) != 0)
+        || !same_matches(family, left->bytes, right->bytes, head, target))
         return false;
     return left->ending != TO_EXTENSION || memcmp(left->bytes + target, right->bytes + target, left->size - target) == 0;
 }

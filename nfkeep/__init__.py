@@ -28,8 +28,10 @@ if TYPE_CHECKING:
         StateLossError,
         UnsupportedError,
     )
+    from nfkeep.keep.keeping import Keeping, keep
+    from nfkeep.keep.recovery import Recovered, recover
     from nfkeep.keep.report import Fidelity, Outcome, Report
-    from nfkeep.keep.transaction import Transaction, transaction
+    from nfkeep.keep.transaction import Transaction, Transactions, transaction, transactions
     from nfkeep.model import Chain, Counters, Family, Table
     from nfkeep.xtables.tables import read
     from nfkeep.xtables.text import Rule
@@ -57,7 +59,9 @@ _HOMES = {
         "UnsupportedError",
     ),
     "nfkeep.keep.report": ("Fidelity", "Outcome", "Report"),
-    "nfkeep.keep.transaction": ("Transaction", "transaction"),
+    "nfkeep.keep.keeping": ("Keeping", "keep"),
+    "nfkeep.keep.recovery": ("Recovered", "recover"),
+    "nfkeep.keep.transaction": ("Transaction", "Transactions", "transaction", "transactions"),
     "nfkeep.model": ("Chain", "Counters", "Family", "Table"),
     "nfkeep.xtables.tables": ("read",),
     "nfkeep.xtables.text": ("Rule",),
@@ -78,21 +82,27 @@ __all__ = [
     "InvalidBanError",
     "InvalidListError",
     "InvalidRuleError",
+    "Keeping",
     "ListFullError",
     "ListGoneError",
     "LockTimeoutError",
     "NfkeepError",
     "Outcome",
     "PermissionDeniedError",
+    "Recovered",
     "RefusedBansError",
     "Report",
     "Rule",
     "StateLossError",
     "Table",
     "Transaction",
+    "Transactions",
     "UnsupportedError",
+    "keep",
     "read",
+    "recover",
     "transaction",
+    "transactions",
 ]
 
 

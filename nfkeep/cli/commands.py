@@ -20,9 +20,13 @@ _COMMANDS = {
     "demo": "nfkeep.cli.demo",
     "doctor": "nfkeep.cli.doctor",
     "fail2ban": "nfkeep.cli.fail2ban",
+    "hold": "nfkeep.cli.holding",
     "ip6tables": "nfkeep.cli.iptables",
     "iptables": "nfkeep.cli.iptables",
     "list": "nfkeep.cli.lists",
+    "recover": "nfkeep.cli.recover",
+    "release": "nfkeep.cli.holding",
+    "run": "nfkeep.cli.run",
     "show": "nfkeep.cli.show",
     "unban": "nfkeep.cli.bans",
 }

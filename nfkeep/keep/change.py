@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable, Sequence
 import attrs
 
 from nfkeep.errors import CommitError, ConflictError, StateLossError, UnsupportedError
-from nfkeep.keep import hold, quotas
+from nfkeep.keep import hold, journal, quotas
 from nfkeep.keep.interrupts import deferred
+from nfkeep.keep.journal import Flight
 from nfkeep.keep.observe import Observation, StateKey, observe, observe_table
 from nfkeep.keep.plan import limited, limits_of, make_plan
 from nfkeep.keep.report import Fidelity, Outcome, Report
@@ -20,6 +21,7 @@ from nfkeep.keep.restore import Restoration
 from nfkeep.model import Family
 from nfkeep.xtables import connlimit
 from nfkeep.xtables.entry import Extension
+from nfkeep.xtables.image import Image
 from nfkeep.xtables.tables import TABLES, TableHandle, in_use
 
 Holds = Sequence[tuple[Family, StateKey, Extension]]
@@ -43,10 +45,12 @@ class Replaced:
 class Change:
     """One table of a change. `replace` gives None if the table was not replaced at all, and raises if it cannot be.
 
-    `revert` puts the table back as it was, counters going on; without it, what is replaced stays replaced.
+    `image`: the table as it was, for the journal. `revert` puts the table back as it was, counters going on; without
+    it, what is replaced stays replaced.
     """
 
     before: Observation
+    image: Image
     replace: Callable[[], Replaced | None]
     revert: Callable[[], None] | None = None
 
@@ -68,14 +72,15 @@ def apply(changes: Sequence[Change], holds: Holds = (), *, keep_holds: bool = Tr
     has no means to count flows again, the change goes on and the counts are reported lost; with `refuse`,
     StateLossError is raised before anything is changed. The caller has the xtables lock.
     """
-    with deferred():
+    flight = Flight(tuple(change.image for change in changes), tuple((family, key) for family, key, _ in holds))
+    with deferred(), journal.written(flight):
         obsolete = _place(holds, changes)
         try:
             with contextlib.ExitStack() as stack:
-                gates = [_shut(change.before, stack) for change in changes]
+                gates = [shut(change.before, stack) for change in changes]
                 _refuse_uncounted(changes, gates, refuse)
                 replaced = _replace_all(changes, gates)
-                report = _restore(changes, gates, replaced, obsolete, keep_holds)
+                report = put_back(changes, gates, replaced, obsolete, keep_holds)
         except CommitError as error:
             if error.applied:
                 obsolete = {}  # better to hold too much than to lose a list
@@ -101,13 +106,14 @@ def _place(holds: Holds, changes: Sequence[Change]) -> dict[Family, set[StateKey
     return placed
 
 
-def _shut(before: Observation, stack: contextlib.ExitStack) -> Gate:
-    shut = limited(before)
-    if not shut:
+def shut(before: Observation, stack: contextlib.ExitStack) -> Gate:
+    """Hold off the packets that a table's limits can count, until the stack is left at the latest."""
+    selectors = limited(before)
+    if not selectors:
         return None, ""
     try:
         restoration = stack.enter_context(Restoration(before.family, TABLES[before.table]))
-        restoration.shut(shut)
+        restoration.shut(selectors)
     except UnsupportedError as error:
         return None, str(error)
     return restoration, ""
@@ -131,7 +137,7 @@ def _replace_all(changes: Sequence[Change], gates: Sequence[Gate]) -> list[Repla
             assert change.revert is not None, "only a single change has no way back"
             change.revert()
         back = [_now(change) for change, _, _ in done]
-        _restore([change for change, _, _ in done], [gate for _, gate, _ in done], back, {}, keep_holds=True)
+        put_back([change for change, _, _ in done], [gate for _, gate, _ in done], back, {}, keep_holds=True)
         raise
     return replaced
 
@@ -141,7 +147,7 @@ def _now(change: Change) -> Replaced:
     return Replaced(observe_table(change.family, change.table), quotas=None)
 
 
-def _restore(
+def put_back(
     changes: Sequence[Change],
     gates: Sequence[Gate],
     replaced: Sequence[Replaced | None],

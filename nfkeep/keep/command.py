@@ -14,10 +14,11 @@ from nfkeep.keep.arguments import Arguments, read_arguments
 from nfkeep.keep.change import Change, Replaced, apply
 from nfkeep.keep.observe import Observation, observe_table
 from nfkeep.keep.plan import can_hold
+from nfkeep.keep.recovery import recover_locked
 from nfkeep.keep.report import Report
 from nfkeep.model import Family
 from nfkeep.xtables.lock import XtablesLock
-from nfkeep.xtables.tables import TABLES, in_use, read
+from nfkeep.xtables.tables import TABLES, in_use, read, read_image
 
 
 @attrs.frozen(slots=True)
@@ -41,6 +42,7 @@ def run_iptables(family: Family, arguments: Sequence[str]) -> Finished:
     if not legacy or parsed.only_reads or parsed.table not in TABLES:
         return Finished(_run(binary, arguments, None), binary, None)
     with XtablesLock() as lock, open(os.memfd_create("nfkeep-lock"), "rb") as private:
+        recover_locked()
         return _run_kept(family, parsed, binary, arguments, _Locks(lock.fileno(), private.fileno()))
 
 
@@ -85,7 +87,10 @@ def _run_kept(family: Family, parsed: Arguments, binary: str, arguments: Sequenc
         return Replaced(after, quotas=None) if replaced else None
 
     holds = before.named().items() if parsed.may_remove else ()
-    report = apply([Change(before, replace)], [(family, key, extension) for key, extension in holds if can_hold(key)])
+    report = apply(
+        [Change(before, read_image(parsed.table, family), replace)],
+        [(family, key, extension) for key, extension in holds if can_hold(key)],
+    )
     return Finished(status, binary, report)
 
 

@@ -51,7 +51,7 @@ def _change(edits: TableEdits, before: Observation) -> Change:
         now = observe_table(edits.family, edits.table)
         return Replaced(now, tuple(quotas.outcomes(edits.handle, after, carried)))
 
-    return Change(before, replace, edits.handle.revert)
+    return Change(before, edits.handle.image(), replace, edits.handle.revert)
 
 
 def _stateless(edits: TableEdits) -> Observation:

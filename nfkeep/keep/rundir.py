@@ -27,6 +27,19 @@ def path(name: str) -> Path:
     return _base() / namespace() / name
 
 
+def names(prefix: str) -> list[str]:
+    """The files of this network namespace whose names begin so."""
+    try:
+        return sorted(each for each in os.listdir(path("")) if each.startswith(prefix))
+    except FileNotFoundError:
+        return []
+
+
+def exists() -> bool:
+    """Whether there is a run directory at all: a quick look."""
+    return os.path.exists(_base())
+
+
 def namespace() -> str:
     """What tells this network namespace from all others; before Linux 5.14 only from those that are alive."""
     number = os.stat("/proc/thread-self/ns/net").st_ino
@@ -43,9 +56,7 @@ def make() -> Path:
     base = _base()
     try:
         for folder in (base, base / namespace()):
-            with contextlib.suppress(FileExistsError):
-                folder.mkdir(mode=0o700)
-            found = folder.lstat()
+            found = _made(folder)
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
                 raise NfkeepError(
                     f"{folder} does not belong to this user alone (a directory, mode 0700): remove it, nfkeep makes it"
@@ -53,6 +64,15 @@ def make() -> Path:
     except PermissionError:
         raise PermissionDeniedError(f"making the directory {base}", "root") from None
     return base / namespace()
+
+
+def _made(folder: Path) -> os.stat_result:
+    """A directory, made if need be; another namespace's process may remove an empty one at any time."""
+    while True:
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=0o700, parents=True)
+        with contextlib.suppress(FileNotFoundError):
+            return folder.lstat()
 
 
 def write(name: str, content: bytes) -> None:
@@ -70,6 +90,7 @@ def remove(name: str) -> None:
     place.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         place.parent.rmdir()
+        place.parent.parent.rmdir()
 
 
 def _base() -> Path:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.commit import commit
 from nfkeep.keep.editing import TableEdits
+from nfkeep.keep.recovery import recover_locked
 from nfkeep.keep.report import Report
 from nfkeep.model import Family
 from nfkeep.xtables.lock import XtablesLock
@@ -46,6 +47,7 @@ class _Block:
         self._used = True
         self._lock.acquire()
         try:
+            recover_locked()
             for each in self._tables:
                 each.read()
         except BaseException:

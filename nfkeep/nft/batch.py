@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -63,6 +64,7 @@ class BatchSocket:
             raise UnsupportedError(f"no nfnetlink socket: {error}", "nfnetlink") from error
         for option in (_NETLINK_NO_ENOBUFS, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
+        _bind(self._socket)
         self._sequence = 1
 
     def generation(self) -> int:
@@ -231,3 +233,28 @@ def _expression_at(message: Message, offset: int) -> str:
                 if start + 4 + inner == offset:
                     return next(attributes(expression))[1].rstrip(b"\0").decode()
     return ""
+
+
+def _bind(opened: socket.socket) -> None:
+    """Give the socket an address that no other ever has.
+
+    The kernel would choose the process id, and that again as soon as the socket that has it begins to close. It drops
+    the tables that a socket owns by address, some milliseconds later (nft_rcv_nl_event() in nf_tables_api.c), and with
+    them those of the next socket.
+    """
+    for _ in range(_TRIES_TO_BIND):
+        try:
+            opened.bind((secrets.randbelow(_ADDRESSES) + _FIRST_ADDRESS, 0))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                opened.close()
+                raise UnsupportedError(f"no nfnetlink socket: {error}", "nfnetlink") from error
+        else:
+            return
+    opened.close()
+    raise UnsupportedError("no nfnetlink socket: no address is free", "nfnetlink")
+
+
+# Beyond the largest process id (2**22) and below those that the kernel gives away (netlink_autobind()).
+_FIRST_ADDRESS, _ADDRESSES = 1 << 23, (1 << 31) - (1 << 23)
+_TRIES_TO_BIND = 100

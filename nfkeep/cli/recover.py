@@ -1,0 +1,34 @@
+"""`nfkeep recover`: finish or undo what a killed process has left in the middle."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from nfkeep.cli import chosen
+from nfkeep.keep.recovery import recover as recover_now
+
+__all__ = ["recover"]
+
+
+@click.command(short_help="Finish or undo a change that was cut off.")
+@chosen.as_json
+def recover(as_json: bool) -> None:
+    """Finish a change of legacy tables whose process was killed in the middle; if only some of its tables were
+    replaced, put these back as they were. The next change made with nfkeep does the same by itself.
+    """
+    recovered = recover_now()
+    if as_json:
+        rows = [
+            {"tables": each.tables, "undone": each.undone, "report": json.loads(each.report.to_json())}
+            for each in recovered
+        ]
+        print(json.dumps(rows, indent=2))
+        return
+    for each in recovered:
+        print(f"{'undone' if each.undone else 'finished'}: a change of {each.tables}")
+        for outcome in each.report.outcomes:
+            print(f"  {outcome}")
+    if not recovered:
+        print("nothing was left behind")

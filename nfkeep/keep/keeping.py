@@ -1,0 +1,248 @@
+"""The state of legacy tables kept while any other program changes them: `with nfkeep.keep() as kept: …`.
+
+A thread watches the xtables lock (nfkeep.xtables.watch). Before somebody who opens it can read a table, the gates are
+shut; when the lock is closed, what was replaced gets its state back and the gates open. Else nothing is held off.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from nfkeep.errors import NfkeepError
+from nfkeep.keep import hold, journal
+from nfkeep.keep.change import Change, Gate, Replaced, put_back, shut
+from nfkeep.keep.journal import Flight
+from nfkeep.keep.observe import Observation, observe
+from nfkeep.keep.plan import can_hold, limited
+from nfkeep.keep.recovery import recover_locked
+from nfkeep.keep.report import Fidelity, Outcome, Report
+from nfkeep.model import Family
+from nfkeep.xtables.lock import XtablesLock
+from nfkeep.xtables.tables import TableHandle, in_use
+from nfkeep.xtables.watch import Event, Kind, Mode, TableWatch
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from nfkeep.xtables.image import Image
+
+LONGEST_GATE_SECONDS = 3.0
+"""A program that holds the lock for longer goes on with the gates open: its new connections may slip in uncounted."""
+
+_LAST_EVENTS_SECONDS = 0.05
+_Table = tuple[Family, str]
+
+
+class Keeping:
+    """Watches from entry to exit; see `keep`. One use, one thread."""
+
+    def __init__(self, *, lock_timeout: float | None = 60.0) -> None:
+        self._lock_timeout = lock_timeout
+        self._thread: threading.Thread | None = None
+        self._ready = threading.Event()
+        self._stop = -1
+        self._error: BaseException | None = None
+        self._report: Report | None = None
+        self._outcomes: dict[tuple[str, str], Outcome] = {}
+        self._gate_seconds = 0.0
+        self._first: dict[_Table, tuple[Image, Observation]] = {}
+        self._last: dict[_Table, Image] = {}
+        self._gates = contextlib.ExitStack()
+        self._shut: dict[_Table, Gate] = {}
+        self._shut_since = 0.0
+
+    @property
+    def report(self) -> Report:
+        """What became of each state that some change has touched; there once the block was left."""
+        if self._report is None:
+            raise NfkeepError("the block is not left yet, so there is no report")
+        return self._report
+
+    def __enter__(self) -> Self:
+        if self._thread is not None:
+            raise NfkeepError("this is for one use")
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        # A thread of its own: the body of the block, which runs programs, must not be the one that answers for them.
+        self._thread = threading.Thread(target=self._run, name="nfkeep-keep")
+        self._thread.start()
+        self._ready.wait()
+        if self._error is not None:
+            self._join()
+            raise self._error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.eventfd_write(self._stop, 1)
+        self._join()
+        self._report = Report(tuple(self._outcomes.values()), self._gate_seconds)
+        if self._error is not None and kind is None:
+            raise self._error
+
+    def _join(self) -> None:
+        assert self._thread is not None
+        self._thread.join()
+        os.close(self._stop)
+
+    def _run(self) -> None:
+        try:
+            with TableWatch() as watch, self._gates:
+                self._snapshot()
+                with journal.written(
+                    Flight(tuple(image for image, _ in self._first.values()), self._held(), together=False)
+                ):
+                    self._ready.set()
+                    self._follow(watch)
+                self._take_down()
+        except BaseException as error:
+            self._error = error
+        finally:
+            self._ready.set()
+
+    def _snapshot(self) -> None:
+        """What the tables are now, and inert rules that keep lists alive while nobody names them."""
+        with XtablesLock(self._lock_timeout):
+            recover_locked()
+            for family in Family:
+                named = {}
+                for name in in_use(family):
+                    with TableHandle(name, family) as handle:
+                        self._first[family, name] = handle.image(), observe(handle)
+                    named.update(self._first[family, name][1].named(holds=False))
+                lists = [(key, extension) for key, extension in named.items() if can_hold(key)]
+                hold.place(family, lists, beside=[name for of, name in self._first if of is family and name != "raw"])
+                for name in in_use(family):
+                    with TableHandle(name, family) as handle:
+                        self._last[family, name] = handle.image()
+
+    def _held(self) -> tuple[tuple[Family, tuple[str, str]], ...]:
+        return tuple((family, key) for family in Family for key in hold.held(family))
+
+    def _follow(self, watch: TableWatch) -> None:
+        poll = select.poll()
+        for descriptor in (watch.fileno(), self._stop):
+            poll.register(descriptor, select.POLLIN)
+        stopping = False
+        while not stopping:
+            ready = {descriptor for descriptor, _ in poll.poll(self._patience())}
+            stopping = self._stop in ready
+            # What the last program did with the lock may still be on its way here.
+            while (event := watch.wait(_LAST_EVENTS_SECONDS if stopping else 0)) is not None:
+                self._handle(watch, event)
+            if self._shut and time.monotonic() - self._shut_since > LONGEST_GATE_SECONDS:
+                self._open_gates()
+        self._look(watch, locked=False)
+
+    def _patience(self) -> int | None:
+        """Milliseconds to wait at the most."""
+        return (
+            None if not self._shut else max(0, int(1e3 * (self._shut_since + LONGEST_GATE_SECONDS - time.monotonic())))
+        )
+
+    def _handle(self, watch: TableWatch, event: Event) -> None:
+        if event.kind is Kind.ABOUT_TO_CHANGE:
+            try:
+                self._shut_gates()
+            finally:
+                watch.answer(event)
+            return
+        self._look(watch, locked=event.kind is Kind.MAYBE_CHANGED)
+        if watch.occupied:
+            self._shut_gates()
+        else:
+            self._open_gates()
+
+    def _shut_gates(self) -> None:
+        if not self._shut:
+            self._shut_since = time.monotonic()
+        for table, (_, before) in self._first.items():
+            if table not in self._shut and limited(before):
+                self._shut[table] = shut(before, self._gates)
+
+    def _open_gates(self) -> None:
+        if self._shut:
+            self._gate_seconds = max(self._gate_seconds, time.monotonic() - self._shut_since)
+        self._shut = {}
+        self._gates.close()
+
+    def _look(self, watch: TableWatch, *, locked: bool) -> None:
+        """Put back the state of every table that was replaced, or may have been."""
+        # Where the lock's openings are only heard of, ours would be heard of as well.
+        lock = XtablesLock(self._lock_timeout) if watch.mode is Mode.FANOTIFY else contextlib.nullcontext()
+        with lock:
+            for table in self._first:
+                if self._touched(table, locked=locked):
+                    self._restore(table)
+                    with TableHandle(table[1], table[0]) as handle:
+                        self._last[table] = handle.image()
+
+    def _touched(self, table: _Table, *, locked: bool) -> bool:
+        """Whether a table was replaced; a replace by equal rules that carries the counters leaves no trace at all.
+
+        So where somebody had the lock a table with limits counts as replaced: to count once more does no harm.
+        """
+        family, name = table
+        with TableHandle(name, family) as handle:
+            if not handle.opened_as(self._last[table]):
+                return True
+            lower = any(
+                now.packets < then.packets
+                for now, then in zip(handle.image().counters(), self._last[table].counters(), strict=True)
+            )
+        return lower or (locked and bool(limited(self._first[table][1])))
+
+    def _restore(self, table: _Table) -> None:
+        family, name = table
+        image, before = self._first[table]
+        for earlier in (self._last[table], image):
+            with TableHandle(name, family) as handle:
+                handle.recount(earlier)
+        with TableHandle(name, family) as handle:
+            after = observe(handle)
+        change = Change(before, image, lambda: None)
+        with contextlib.ExitStack() as stack:
+            gate = self._shut.get(table) or shut(before, stack)
+            report = put_back([change], [gate], [Replaced(after, quotas=None)], {}, keep_holds=True)
+        if table in self._shut:  # it has opened its gate: a later change in the same breath needs another one
+            del self._shut[table]
+        self._gate_seconds = max(self._gate_seconds, report.gate_seconds)
+        for outcome in report.outcomes:
+            self._outcomes[outcome.kind, outcome.where] = outcome
+
+    def _take_down(self) -> None:
+        """Remove the holds of lists that rules name again; the others stay, and are reported."""
+        with XtablesLock(self._lock_timeout):
+            for family in Family:
+                named = {}
+                for name in in_use(family):
+                    with TableHandle(name, family) as handle:
+                        named.update(observe(handle).named(holds=False))
+                held = hold.held(family)
+                hold.take_down(family, held & named.keys())
+                for kind, name in held - named.keys():
+                    where = f"{family} {name}"
+                    detail = "its last rule went; kept until a rule names it again, or `nfkeep release`"
+                    self._outcomes[kind, where] = Outcome(kind, where, Fidelity.HELD, detail)
+
+
+def keep(*, lock_timeout: float | None = 60.0) -> Keeping:
+    """Keep the state of all legacy tables while other programs change them: `with nfkeep.keep() as kept: …`.
+
+    Whatever changes a table inside the block, in this network namespace and with the xtables lock, as iptables,
+    iptables-restore and all that run them do: rules that are there again afterwards, by their content, go on with
+    their connlimit counts, what is left of their quotas, and their counters; lists and tables of buckets are held
+    while no rule names them. New connections are held off only while somebody has the lock, for three seconds at the
+    most at a time. `kept.report` says what became of each state, once the block is left.
+
+    A program that ignores the lock is noticed within a second; its new connections may have slipped in meanwhile.
+    Raises PermissionDeniedError, LockTimeoutError, UnsupportedError.
+    """
+    return Keeping(lock_timeout=lock_timeout)
