@@ -8,6 +8,7 @@ comes to our modules or libxtables before it comes to Python.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as xml
@@ -21,6 +22,10 @@ OURS = (str(Path(nfkeep.__file__).parent), "/xtables/lib", "/libxtables.so")
 
 def main() -> int:
     folder = Path(sys.argv[1])
+    if shutil.which("valgrind") is None:
+        subprocess.run(
+            ["apt-get", "-qq", "install", "--yes", "--no-install-recommends", "valgrind", "libc6-dbg"], check=True
+        )
     for old in folder.glob("*.xml"):
         old.unlink()
     environment = {**os.environ, "PYTHONMALLOC": "malloc", "XTABLES_LOCKFILE": str(folder / "lock"),
