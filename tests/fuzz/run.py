@@ -1,4 +1,4 @@
-"""Fuzzes every decoder of what the kernel says: `run.py FOLDER`, for $NFKEEP_FUZZ_SECONDS in all (100 by default).
+"""Fuzzes every decoder of what the kernel says: `run.py FOLDER`, for $NFKEEP_FUZZ_SECONDS in all (120 by default).
 
 Each harness of this folder is compiled with the C files that it is about and with the sanitizers; seeds come from the
 running kernel. An input that a decoder does not survive is left in FOLDER, and the command to try it again is printed.
@@ -24,18 +24,19 @@ SANITIZED = ["-O1", "-fno-omit-frame-pointer", "-fsanitize=address,undefined", "
 KERNEL = [str(HERE / "kernel.c"), "-Wl,--wrap=sendto,--wrap=recvmmsg"]
 TABLES = ["-Wl,--wrap=socket,--wrap=close,--wrap=getsockopt,--wrap=setsockopt", "-lxtables"]
 
-#: By harness: the C files under test, and what else it is linked with.
+#: By harness: its seeds, the C files under test, and what else it is linked with.
 HARNESSES = {
-    "tables": ("xtables_*.c", TABLES),
-    "conntrack": ("conntrack_*.c netlink.c", KERNEL),
-    "nft": ("nft_*.c netlink.c", KERNEL),
-    "addresses": ("nft_*.c netlink.c", []),
+    "tables": ("tables", "xtables_*.c", TABLES),
+    "walk": ("tables", "xtables_walk*.c", []),
+    "conntrack": ("conntrack", "conntrack_*.c netlink.c", KERNEL),
+    "nft": ("nft", "nft_*.c netlink.c", KERNEL),
+    "addresses": ("addresses", "nft_*.c netlink.c", []),
 }
 
 
 def main() -> int:
     folder = Path(sys.argv[1])
-    seconds = float(os.environ.get("NFKEEP_FUZZ_SECONDS", "100")) / (len(HARNESSES) + 1)
+    seconds = float(os.environ.get("NFKEEP_FUZZ_SECONDS", "120")) / (len(HARNESSES) + 1)
     chance = random.randrange(1 << 32)
     subprocess.run([sys.executable, HERE / "seeds.py", folder], check=True)
     print(f"random seed {chance}, {seconds:.0f} s each", flush=True)
@@ -48,20 +49,19 @@ def main() -> int:
 
 def fuzz(name: str, folder: Path, seconds: float, chance: int) -> bool:
     program, tried = build(name, folder), folder / f"{name}.input"
-    seeds = sorted((folder / name).iterdir())
+    kept = folder / HARNESSES[name][0]
+    seeds = sorted(kept.iterdir())
     environment = {**os.environ, "ASAN_OPTIONS": "detect_leaks=1", "UBSAN_OPTIONS": "print_stacktrace=1"}
     print(f"{name}: ", end="", flush=True)
     done = subprocess.run([program, str(seconds), str(chance), tried, *seeds], env=environment, check=False)
     if done.returncode:
-        print(
-            f"{name} ended with {done.returncode}; again: {shlex.quote(str(program))} again 0 {tried} {folder / name}/*"
-        )
+        print(f"{name} ended with {done.returncode}; again: {shlex.quote(str(program))} again 0 {tried} {kept}/*")
     return not done.returncode
 
 
 def build(name: str, folder: Path) -> Path:
     """The harness as a program. The engine itself is not watched."""
-    files, extra = HARNESSES[name]
+    _, files, extra = HARNESSES[name]
     sources = [HERE / f"{name}.c", *(path for pattern in files.split() for path in CSRC.glob(pattern))]
     engine, program = folder / "engine.o", folder / f"fuzz-{name}"
     libraries = subprocess.run(
