@@ -21,12 +21,15 @@ __all__ = ["run"]
 
 _NOT_FOUND, _NOT_RUN = 127, 126  # as a shell has it
 
+_REPORT = click.File("w", lazy=False)
+"""Opened before anything is changed; if that fails, nothing is."""
+
 
 @click.command(
     short_help="Run a command that changes rules, with their state kept.",
-    context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
+    context_settings={"allow_interspersed_args": False},
 )
-@click.option("--json", "file", type=click.File("w"), metavar="FILE", help="Write the report there, as JSON.")
+@click.option("--json", "file", type=_REPORT, metavar="FILE", help="Write the report there, as JSON.")
 @click.argument("arguments", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(arguments: tuple[str, ...], file: TextIO | None) -> int:
     """Run COMMAND, which may change legacy tables in any way, for instance `ufw reload`; what became of each state is

@@ -73,7 +73,7 @@ def left_behind() -> list[tuple[str, Flight | None]]:
 
 
 def sweep() -> None:
-    """Remove what was left in the middle of being written: nothing had been changed by then. The caller has the lock."""
+    """Remove what was left half written: nothing had been changed by then. The caller has the lock."""
     for name in rundir.names(_UNFINISHED):
         if _unheld(name) is not None:
             rundir.remove(name)

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from nfkeep.errors import NfkeepError
+from nfkeep.errors import LockTimeoutError, NfkeepError
 from nfkeep.keep import hold, journal
 from nfkeep.keep.change import Change, Gate, Replaced, put_back, shut
 from nfkeep.keep.journal import Flight
@@ -57,6 +57,7 @@ class Keeping:
         self._gates = contextlib.ExitStack()
         self._shut: dict[_Table, Gate] = {}
         self._shut_since = 0.0
+        self._put_off = False
 
     @property
     def report(self) -> Report:
@@ -72,7 +73,12 @@ class Keeping:
         # A thread of its own: the body of the block, which runs programs, must not be the one that answers for them.
         self._thread = threading.Thread(target=self._run, name="nfkeep-keep")
         self._thread.start()
-        self._ready.wait()
+        try:
+            self._ready.wait()
+        except BaseException:  # Ctrl-C: nobody would ever tell the thread to end
+            os.eventfd_write(self._stop, 1)
+            self._join()
+            raise
         if self._error is not None:
             self._join()
             raise self._error
@@ -139,7 +145,7 @@ class Keeping:
                 self._handle(watch, event)
             if self._shut and time.monotonic() - self._shut_since > LONGEST_GATE_SECONDS:
                 self._open_gates()
-        self._look(watch, locked=False)
+        self._look(watch, locked=self._put_off, at_last=True)
 
     def _patience(self) -> int | None:
         """Milliseconds to wait at the most."""
@@ -151,6 +157,7 @@ class Keeping:
         if event.kind is Kind.ABOUT_TO_CHANGE:
             try:
                 self._shut_gates()
+                self._note_counters()
             finally:
                 watch.answer(event)
             return
@@ -167,22 +174,51 @@ class Keeping:
             if table not in self._shut and limited(before):
                 self._shut[table] = shut(before, self._gates)
 
+    def _note_counters(self) -> None:
+        """Of tables that nobody has changed yet: what passed since the last look is counted too."""
+        for table, last in self._last.items():
+            with TableHandle(table[1], table[0]) as handle:
+                now = handle.image()
+                if not handle.opened_as(last) or _lower(now, last):
+                    continue
+                self._last[table] = now
+                first, before = self._first[table]
+                if handle.opened_as(first):  # should its rules vanish for a while, this is what they have counted
+                    self._first[table] = now, before
+
     def _open_gates(self) -> None:
         if self._shut:
             self._gate_seconds = max(self._gate_seconds, time.monotonic() - self._shut_since)
         self._shut = {}
         self._gates.close()
 
-    def _look(self, watch: TableWatch, *, locked: bool) -> None:
-        """Put back the state of every table that was replaced, or may have been."""
-        # Where the lock's openings are only heard of, ours would be heard of as well.
-        lock = XtablesLock(self._lock_timeout) if watch.mode is Mode.FANOTIFY else contextlib.nullcontext()
-        with lock:
+    def _look(self, watch: TableWatch, *, locked: bool, at_last: bool = False) -> None:
+        """Put back the state of every table that was replaced, or may have been.
+
+        Put off while somebody has the lock, whose closing is heard of: to wait would leave the gates shut, and others
+        who open the lock without an answer. `at_last` there is nobody to hear of it.
+        """
+        with contextlib.ExitStack() as stack:
+            # Where the lock's openings are only heard of, ours would be heard of as well.
+            self._put_off = watch.mode is Mode.FANOTIFY and not self._take_lock(stack, wait=at_last)
+            if self._put_off:
+                return
             for table in self._first:
                 if self._touched(table, locked=locked):
                     self._restore(table)
                     with TableHandle(table[1], table[0]) as handle:
                         self._last[table] = handle.image()
+
+    def _take_lock(self, stack: contextlib.ExitStack, *, wait: bool) -> bool:
+        """With `wait` the gates stay shut no longer than they may."""
+        try:
+            stack.enter_context(XtablesLock((self._patience() or 0) / 1e3 if wait else 0.0))
+        except LockTimeoutError:
+            if not wait:
+                return False
+            self._open_gates()
+            stack.enter_context(XtablesLock(self._lock_timeout))
+        return True
 
     def _touched(self, table: _Table, *, locked: bool) -> bool:
         """Whether a table was replaced; a replace by equal rules that carries the counters leaves no trace at all.
@@ -193,10 +229,7 @@ class Keeping:
         with TableHandle(name, family) as handle:
             if not handle.opened_as(self._last[table]):
                 return True
-            lower = any(
-                now.packets < then.packets
-                for now, then in zip(handle.image().counters(), self._last[table].counters(), strict=True)
-            )
+            lower = _lower(handle.image(), self._last[table])
         return lower or (locked and bool(limited(self._first[table][1])))
 
     def _restore(self, table: _Table) -> None:
@@ -231,6 +264,11 @@ class Keeping:
                     where = f"{family} {name}"
                     detail = "its last rule went; kept until a rule names it again, or `nfkeep release`"
                     self._outcomes[kind, where] = Outcome(kind, where, Fidelity.HELD, detail)
+
+
+def _lower(now: Image, then: Image) -> bool:
+    """Whether a counter was put back; both have the same rules."""
+    return any(a.packets < b.packets for a, b in zip(now.counters(), then.counters(), strict=True))
 
 
 def keep(*, lock_timeout: float | None = 60.0) -> Keeping:

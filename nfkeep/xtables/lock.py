@@ -24,7 +24,7 @@ class XtablesLock:
         self._fd: int | None = None
 
     def acquire(self) -> None:
-        """Wait for the lock, for `timeout_seconds` at most (None: as long as it takes).
+        """Wait for the lock, for `timeout_seconds` at most (None: as long as it takes; 0: not at all).
 
         Raises LockTimeoutError, or PermissionDeniedError if the file cannot be opened.
         """
@@ -70,6 +70,8 @@ def _flock(fd: int, path: str, timeout_seconds: float | None) -> None:
         return
     # flock(2) knows no timeout: wait for it in a thread, on a descriptor of its own that shares the open file.
     started = time.monotonic()
+    if timeout_seconds <= 0:
+        raise LockTimeoutError(path, 0.0)
     waiter = threading.Thread(target=_flock_and_close, args=(os.dup(fd),), daemon=True)
     waiter.start()
     waiter.join(timeout_seconds)

@@ -1,0 +1,378 @@
+"""`nfkeep run` and `nfkeep.keep()`: state kept while other programs change the tables, with real connections."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+from limited import LIMIT, Service, Shape
+
+import nfkeep
+from nfkeep import Family, Fidelity, NfkeepError
+from nfkeep.keep import holding
+from nfkeep.testing import close_all, living, wait_until
+from nfkeep.xtables.lock import XtablesLock
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from nfkeep.namespaces import Namespace
+
+pytestmark = pytest.mark.kernel
+
+INPUT = Shape("IPv4 TCP INPUT")
+INPUT6 = Shape("IPv6 TCP INPUT", Family.IPV6)
+NAT = Shape("IPv4 TCP FORWARD, DNAT and MASQUERADE", chain="FORWARD", nat=True, condition="-i cli0")
+UDP = Shape("IPv4 UDP INPUT", kind="udp")
+NEW = Shape("IPv4 TCP INPUT, ctstate NEW", condition="-i cli0 -m conntrack --ctstate NEW")
+
+Start = "Callable[..., Service]"
+
+
+@attrs.frozen
+class Runner:
+    """`nfkeep run`, with a lock and a run directory of this test alone."""
+
+    folder: Path
+
+    @property
+    def run_directory(self) -> Path:
+        return self.folder / "run"
+
+    def run(self, where: Namespace, script: str, *, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a shell script under it; $F is a folder for files."""
+        command = [sys.executable, "-m", "nfkeep.cli", "run", "--json", str(self.folder / "report"), "--"]
+        environment = {**os.environ, "F": str(self.folder), "NFKEEP": f"{sys.executable} -m nfkeep.cli"}
+        return where.run([*command, "sh", "-ec", script], check=check, env=environment)
+
+    def outcomes(self) -> dict[str, tuple[str, str]]:
+        """Fidelity and detail of each kind, as the last run reported them."""
+        outcomes = json.loads((self.folder / "report").read_text())["outcomes"]
+        return {one["kind"]: (one["fidelity"], one["detail"]) for one in outcomes}
+
+
+@pytest.fixture
+def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
+    """Also this process and what it starts use the private lock and run directory."""
+    runner = Runner(tmp_path)
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
+    monkeypatch.setenv("NFKEEP_RUN_DIRECTORY", str(runner.run_directory))
+    return runner
+
+
+def assert_count_kept(service: Service, change: Callable[[], object]) -> None:
+    """Ten of fourteen get in before; after the change none, all ten live on, and three that close make room for 3."""
+    old = service.dial()
+    assert len(old) == LIMIT
+    change()
+    assert len(service.dial()) == 0
+    assert len(living(old)) == LIMIT
+    if service.shape.kind == "tcp":
+        close_all(old[:3])
+        assert len(service.dial_again(3)) == 3
+        assert len(living(old[3:])) == LIMIT - 3
+
+
+def scripts(shape: Shape) -> dict[str, str]:
+    """Ways to change the tables, none of which changes the limit in the end."""
+    command, family = shape.iptables, "-4" if shape.family is Family.IPV4 else "-6"
+    chain, unrelated = shape.chain, shape.unrelated
+    return {
+        "the same rules restored": f"{command}-save > $F/rules; {command}-restore < $F/rules",
+        "the same rules restored with counters": f"{command}-save -c > $F/rules; {command}-restore -c < $F/rules",
+        "flushed, and restored a while later": f"{command}-save > $F/rules; {command} -F; sleep 0.3;"
+        f" {command}-restore < $F/rules",
+        "an unrelated rule": f"{command} -A {chain} {unrelated}",
+        "an unrelated rule put in, the table zeroed, and the rule deleted": f"{command} -I {chain} {unrelated};"
+        f" {command} -Z; {command} -D {chain} {unrelated}",
+        "our own command inside": f"$NFKEEP ip{'6' if family == '-6' else ''}tables -A {chain} {unrelated}",
+        "our own command between others": f"{command} -A {chain} {unrelated};"
+        f" $NFKEEP ip{'6' if family == '-6' else ''}tables -A {chain} {unrelated}; {command} -A {chain} {unrelated}",
+        "several writers at once": f"for i in 1 2 3 4 5 6; do {command} -w -A {chain} {unrelated} & done; wait",
+    }
+
+
+CASES = [
+    *((INPUT, name) for name in scripts(INPUT)),
+    *((shape, name) for shape in (INPUT6, NAT) for name in [*[*scripts(INPUT)][:4], "our own command inside"]),
+    *((shape, "flushed, and restored a while later") for shape in (UDP, NEW)),
+]
+
+
+@pytest.mark.parametrize(("shape", "way"), CASES, ids=str)
+def test_count_survives_what_others_do(start_service: Start, runner: Runner, shape: Shape, way: str) -> None:
+    """Whatever COMMAND does to the table, the count is there when it has ended, and nothing is left behind."""
+    service = start_service(shape)
+    assert_count_kept(service, lambda: runner.run(service.gateway, scripts(shape)[way]))
+    assert runner.outcomes()["connlimit"][0] == Fidelity.RESTORED.value
+    assert not runner.run_directory.exists()
+    assert "nfkeep" not in service.gateway.run("nft list tables").stdout
+
+
+@pytest.mark.parametrize("shape", [INPUT, INPUT6, NAT], ids=str)
+def test_without_nfkeep_more_get_in(start_service: Start, tmp_path: Path, shape: Shape) -> None:
+    """The fault itself: restoring the same rules forgets the count. If this fails, those above prove nothing."""
+    service = start_service(shape)
+    assert len(service.dial()) == LIMIT
+    script = scripts(shape)["the same rules restored"]
+    service.gateway.run(["sh", "-ec", script], env={**os.environ, "F": str(tmp_path)})
+    assert len(service.dial()) == LIMIT
+
+
+HARMLESS = {
+    "changes nothing": ("true", 0),
+    "fails": ("exit 7", 7),
+    "takes a second": ("sleep 1", 0),
+    "lists the rules": ("iptables-legacy -L > /dev/null", 0),
+    "is refused by iptables": ("iptables-legacy -A INPUT -p nonsense", 2),
+}
+
+
+@pytest.mark.parametrize(("script", "status"), HARMLESS.values(), ids=HARMLESS)
+def test_a_command_that_changes_nothing(start_service: Start, runner: Runner, script: str, status: int) -> None:
+    """Nobody gets in over the limit, and the exit status is that of COMMAND."""
+    service = start_service(INPUT)
+    statuses: list[int] = []
+
+    def change() -> None:
+        statuses.append(runner.run(service.gateway, script, check=False).returncode)
+
+    assert_count_kept(service, change)
+    assert statuses == [status]
+    assert not runner.run_directory.exists()
+
+
+def dial_without_pause(service: Service, during: Callable[[], object]) -> tuple[int, int]:
+    """Attempts made while `during` goes on, and how many of them got in."""
+    stop = threading.Event()
+    tally = [0, 0]
+
+    def attempt() -> None:
+        while not stop.is_set():
+            tally[1] += len(service.dialer(
+                service.network.client, service.shape.family, "tcp", service.address, 873, 8, timeout=0.3))  # fmt: skip
+            tally[0] += 8
+
+    thread = threading.Thread(target=attempt)
+    thread.start()
+    try:
+        during()
+    finally:
+        stop.set()
+        thread.join()
+    return tally[0], tally[1]
+
+
+RESTORES = (
+    "iptables-legacy-save > $F/rules; for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do"
+    " iptables-legacy-restore < $F/rules; done"
+)
+
+
+def test_nobody_slips_in_during_twenty_restores(start_service: Start, runner: Runner) -> None:
+    """Connections are attempted without a pause while the rules are restored twenty times: none gets in."""
+    service = start_service(INPUT)
+    old = service.dial()
+    attempts, slipped = dial_without_pause(service, lambda: runner.run(service.gateway, RESTORES))
+    assert slipped == 0
+    assert attempts > 20
+    assert len(living(old)) == LIMIT
+
+
+def test_without_nfkeep_they_slip_in(start_service: Start, tmp_path: Path) -> None:
+    """The control: with the same restores and nobody to watch, attempts get in over the limit."""
+    service = start_service(INPUT)
+    service.dial()
+    environment = {**os.environ, "F": str(tmp_path)}
+    _, slipped = dial_without_pause(
+        service, lambda: service.gateway.run(["sh", "-ec", f"{RESTORES}; sleep 0.5"], env=environment)
+    )
+    assert slipped > 0
+
+
+COUNTED = "-A INPUT -p udp --dport 9 -m comment --comment counted"
+
+
+def packets_of(where: Namespace, text: str) -> int:
+    """What the first rule with that text has counted."""
+    lines = where.run("iptables-legacy-save -c").stdout.splitlines()
+    return int(next(line for line in lines if text in line)[1:].partition(":")[0])
+
+
+def send(where: Namespace, count: int, size: int = 72) -> None:
+    """UDP packets to the host itself, that many bytes of IP each."""
+    with where, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(count):
+            sender.sendto(bytes(size - 28), ("127.0.0.1", 9))
+
+
+SENDER = (
+    f'{sys.executable} -c "import socket; s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM);'
+    " [s.sendto(bytes(44), ('127.0.0.1', 9)) for _ in range(5)]\""
+)
+ZEROED = {
+    "restored": "iptables-legacy-restore < $F/rules",
+    "flushed and restored": "iptables-legacy -F; iptables-legacy-restore < $F/rules",
+    "put to zero": "iptables-legacy -Z",
+    "restored twice": "iptables-legacy-restore < $F/rules; iptables-legacy-restore < $F/rules",
+}
+
+
+@pytest.mark.parametrize("way", ZEROED.values(), ids=ZEROED)
+def test_counters_are_put_back(namespace: Namespace, runner: Runner, way: str) -> None:
+    """Also what passed between the beginning and the change is counted still; 7 packets before, 5 meanwhile."""
+    namespace.run(f"iptables-legacy {COUNTED}")
+    send(namespace, 7)
+    runner.run(namespace, f"iptables-legacy-save > $F/rules; {SENDER}; {way}")
+    assert packets_of(namespace, "counted") == 12
+
+
+QUOTA = "-A INPUT -p udp --dport 9 -m quota --quota 1440 -j ACCEPT"
+
+
+@pytest.mark.parametrize("way", ZEROED.values(), ids=ZEROED)
+def test_quotas_go_on_with_what_is_left(namespace: Namespace, runner: Runner, way: str) -> None:
+    """Of 20 packets 7 are used before and 5 during COMMAND, so exactly 8 more are accepted."""
+    namespace.run(f"iptables-legacy {QUOTA}")
+    namespace.run("iptables-legacy -A INPUT -p udp --dport 9 -j DROP")
+    send(namespace, 7)
+    runner.run(namespace, f"iptables-legacy-save > $F/rules; {SENDER}; {way}")
+    send(namespace, 20)
+    assert packets_of(namespace, "quota") == 20
+    assert packets_of(namespace, "-j DROP") == 12
+    assert runner.outcomes()["quota"][0] == Fidelity.RESTORED.value
+
+
+SEEN = "-A INPUT -p udp --dport 9 -m recent --name seen --set"
+
+
+def entries(where: Namespace) -> int:
+    """How many are in the list `seen`; 0 where there is no such list."""
+    done = where.run(["sh", "-c", "mount -t proc proc /proc 2>/dev/null; cat /proc/thread-self/net/xt_recent/seen"],
+                     check=False)  # fmt: skip
+    return len(done.stdout.splitlines())
+
+
+def test_a_list_outlives_its_rules(namespace: Namespace, runner: Runner) -> None:
+    """While its rules are gone the list is alive; back again they find it, and the hold is taken down."""
+    namespace.run(f"iptables-legacy {SEEN}")
+    send(namespace, 1)
+    assert entries(namespace) == 1
+    look = "cat /proc/thread-self/net/xt_recent/seen > $F/between"
+    back = "iptables-legacy-restore < $F/rules"
+    runner.run(namespace, f"iptables-legacy-save > $F/rules; iptables-legacy -F; sleep 0.3; {look}; {back}")
+    assert len((runner.folder / "between").read_text().splitlines()) == 1
+    assert entries(namespace) == 1
+    assert "nfkeep-hold" not in namespace.run("iptables-legacy-save").stdout
+
+
+def test_a_list_whose_rules_stay_away_is_held(namespace: Namespace, runner: Runner) -> None:
+    """It is said to be held, is alive, and goes with `nfkeep release`."""
+    namespace.run(f"iptables-legacy {SEEN}")
+    send(namespace, 1)
+    said = runner.run(namespace, "iptables-legacy -F").stderr
+    assert said.count("recent at IPv4 seen: held (") == 1
+    assert runner.outcomes()["recent"][0] == Fidelity.HELD.value
+    assert entries(namespace) == 1
+    assert not runner.run_directory.exists()
+    with namespace:
+        assert nfkeep_release() == ["seen"]
+    assert entries(namespace) == 0
+
+
+def nfkeep_release() -> list[str]:
+    """Let go all that is held in this namespace; the names."""
+    return [name for _, (_, name) in holding.release()]
+
+
+def test_nobody_is_held_off_for_long(start_service: Start, runner: Runner) -> None:
+    """Whoever changes a table and then keeps the lock for six seconds has the gates shut for three at the most."""
+    service = start_service(INPUT)
+    old = service.dial(3)
+    lock = os.environ["XTABLES_LOCKFILE"]
+    script = (
+        f"exec 9<>{lock}; flock 9; XTABLES_LOCKFILE=$F/other iptables-legacy -A INPUT -s 192.0.2.1 -j DROP;"
+        " touch $F/began; sleep 6"
+    )
+    thread = threading.Thread(target=runner.run, args=(service.gateway, script))
+    thread.start()
+    try:
+        assert wait_until((runner.folder / "began").exists, timeout=10.0)
+        began = time.monotonic()
+        assert wait_until(lambda: service.dial(1), timeout=10.0)
+        assert time.monotonic() - began < 4.5
+    finally:
+        thread.join()
+    assert len(living(old)) == 3
+
+
+def test_in_python(start_service: Start, runner: Runner) -> None:
+    """`keep()` keeps the count; its report is there once the block is left, and an error before."""
+    service = start_service(INPUT)
+    kept: list[nfkeep.Keeping] = []
+
+    def change() -> None:
+        with service.gateway, nfkeep.keep() as keeping:
+            with pytest.raises(NfkeepError, match="not left yet"):
+                _ = keeping.report
+            service.plain("-A INPUT -s 192.0.2.1 -j DROP")
+            kept.append(keeping)
+
+    assert_count_kept(service, change)
+    (outcome,) = [each for each in kept[0].report.outcomes if each.kind == "connlimit"]
+    assert outcome.fidelity is Fidelity.RESTORED
+    assert 0 < kept[0].report.gate_seconds < 3
+    with service.gateway, pytest.raises(NfkeepError, match="one use"), kept[0]:
+        raise AssertionError
+    assert not runner.run_directory.exists()
+
+
+@pytest.mark.usefixtures("runner")
+def test_an_exception_goes_through(start_service: Start) -> None:
+    """What was changed before it keeps its state, and the report is there."""
+    service = start_service(INPUT)
+    keeping = nfkeep.keep()
+
+    def change() -> None:
+        with service.gateway, keeping:
+            service.plain("-A INPUT -s 192.0.2.1 -j DROP")
+            raise ZeroDivisionError
+
+    def changes() -> None:
+        with pytest.raises(ZeroDivisionError):
+            change()
+
+    assert_count_kept(service, changes)
+    assert {each.kind: each.fidelity for each in keeping.report.outcomes}["connlimit"] is Fidelity.RESTORED
+
+
+@pytest.mark.usefixtures("runner")
+def test_transactions_inside(start_service: Start) -> None:
+    """A transaction of the same process inside the block works, and both keep the count."""
+    service = start_service(INPUT)
+
+    def change() -> None:
+        with service.gateway, nfkeep.keep():
+            service.append_unrelated()
+            service.plain("-A INPUT -s 192.0.2.1 -j DROP")
+
+    assert_count_kept(service, change)
+
+
+def test_a_lock_that_stays_taken(namespace: Namespace, runner: Runner) -> None:
+    """Where the lock cannot be had in time nothing begins: LockTimeoutError, no thread and no file is left."""
+    namespace.run(f"iptables-legacy {SEEN}")
+    threads = threading.active_count()
+    with namespace, XtablesLock(), pytest.raises(nfkeep.LockTimeoutError), nfkeep.keep(lock_timeout=0.05):
+        raise AssertionError
+    assert wait_until(lambda: threading.active_count() == threads)  # one waits at the lock until it is free
+    assert not runner.run_directory.exists()
