@@ -125,9 +125,9 @@ class Keeping:
                     named.update(self._first[family, name][1].named(holds=False))
                 lists = [(key, extension) for key, extension in named.items() if can_hold(key)]
                 hold.place(family, lists, beside=[name for of, name in self._first if of is family and name != "raw"])
-                for name in in_use(family):
-                    with TableHandle(name, family) as handle:
-                        self._last[family, name] = handle.image()
+            for family, name in self._first:  # once more: one of them may have the holds now
+                with TableHandle(name, family) as handle:
+                    self._last[family, name] = handle.image()
 
     def _held(self) -> tuple[tuple[Family, tuple[str, str]], ...]:
         return tuple((family, key) for family in Family for key in hold.held(family))
@@ -204,8 +204,9 @@ class Keeping:
             if self._put_off:
                 return
             for table in self._first:
-                if self._touched(table, locked=locked):
-                    self._restore(table)
+                replaced = self._replaced(table)
+                if replaced or (locked and limited(self._first[table][1])):
+                    self._restore(table, anew=not replaced)
                     with TableHandle(table[1], table[0]) as handle:
                         self._last[table] = handle.image()
 
@@ -220,29 +221,29 @@ class Keeping:
             stack.enter_context(XtablesLock(self._lock_timeout))
         return True
 
-    def _touched(self, table: _Table, *, locked: bool) -> bool:
-        """Whether a table was replaced; a replace by equal rules that carries the counters leaves no trace at all.
-
-        So where somebody had the lock a table with limits counts as replaced: to count once more does no harm.
-        """
+    def _replaced(self, table: _Table) -> bool:
+        """Whether a table is plainly another; a replace by equal rules that carries the counters leaves no trace."""
         family, name = table
         with TableHandle(name, family) as handle:
-            if not handle.opened_as(self._last[table]):
-                return True
-            lower = _lower(handle.image(), self._last[table])
-        return lower or (locked and bool(limited(self._first[table][1])))
+            return not handle.opened_as(self._last[table]) or _lower(handle.image(), self._last[table])
 
-    def _restore(self, table: _Table) -> None:
+    def _restore(self, table: _Table, *, anew: bool) -> None:
+        """`anew`: nobody can tell whether it was replaced, so it is now.
+
+        To count flows twice would be wrong: nf_conncount looks for what it has already only once in a tick.
+        """
         family, name = table
         image, before = self._first[table]
         for earlier in (self._last[table], image):
             with TableHandle(name, family) as handle:
                 handle.recount(earlier)
-        with TableHandle(name, family) as handle:
-            after = observe(handle)
         change = Change(before, image, lambda: None)
         with contextlib.ExitStack() as stack:
             gate = self._shut.get(table) or shut(before, stack)
+            with TableHandle(name, family) as handle:
+                after = observe(handle)
+                if anew:
+                    handle.commit()
             report = put_back([change], [gate], [Replaced(after, quotas=None)], {}, keep_holds=True)
         if table in self._shut:  # it has opened its gate: a later change in the same breath needs another one
             del self._shut[table]

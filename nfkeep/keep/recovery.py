@@ -53,7 +53,8 @@ def _recover(flight: Flight) -> Recovered:
         if undone and not unchanged:
             _put_back(image)
         _give_back_counters(image)
-    # Also where everything looks as before: a replace by equal rules cannot be told from none.
+    # Also where everything looks as before: a replace by equal rules cannot be told from none. And each table is made
+    # anew, so that no flow is counted twice.
     befores = [(image, _observed(image)) for image in flight.before]
     holds = [
         (before.family, key, extension)
@@ -89,4 +90,9 @@ def _observed(image: Image) -> Observation:
 
 
 def _change(image: Image, before: Observation) -> Change:
-    return Change(before, image, lambda: Replaced(observe_table(image.family, image.name), quotas=None))
+    def replace() -> Replaced:
+        with TableHandle(image.name, image.family) as handle:
+            handle.commit()
+        return Replaced(observe_table(image.family, image.name), quotas=None)
+
+    return Change(before, image, replace)
