@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from nfkeep.errors import LockTimeoutError, NfkeepError
+from nfkeep.errors import ConflictError, LockTimeoutError, NfkeepError
 from nfkeep.keep import hold, journal
 from nfkeep.keep.change import Change, Gate, Replaced, put_back, shut
 from nfkeep.keep.journal import Flight
@@ -37,6 +37,7 @@ LONGEST_GATE_SECONDS = 3.0
 """A program that holds the lock for longer goes on with the gates open: its new connections may slip in uncounted."""
 
 _LAST_EVENTS_SECONDS = 0.05
+_TRIES = 10
 _Table = tuple[Family, str]
 
 
@@ -182,6 +183,8 @@ class Keeping:
                 if not handle.opened_as(last) or _lower(now, last):
                     continue
                 self._last[table] = now
+                if table not in self._first:  # made for holds
+                    continue
                 first, before = self._first[table]
                 if handle.opened_as(first):  # should its rules vanish for a while, this is what they have counted
                     self._first[table] = now, before
@@ -223,7 +226,7 @@ class Keeping:
     def _touched(self, table: _Table, *, locked: bool) -> bool:
         """Whether a table was replaced; a replace by equal rules that carries the counters leaves no trace at all.
 
-        So where somebody had the lock a table with limits counts as replaced: to count once more does no harm.
+        So where somebody had the lock a table with limits counts as replaced, and is counted once more.
         """
         family, name = table
         with TableHandle(name, family) as handle:
@@ -238,11 +241,13 @@ class Keeping:
         for earlier in (self._last[table], image):
             with TableHandle(name, family) as handle:
                 handle.recount(earlier)
-        with TableHandle(name, family) as handle:
-            after = observe(handle)
         change = Change(before, image, lambda: None)
         with contextlib.ExitStack() as stack:
             gate = self._shut.get(table) or shut(before, stack)
+            if limited(before):
+                _empty_counts(table)
+            with TableHandle(name, family) as handle:
+                after = observe(handle)
             report = put_back([change], [gate], [Replaced(after, quotas=None)], {}, keep_holds=True)
         if table in self._shut:  # it has opened its gate: a later change in the same breath needs another one
             del self._shut[table]
@@ -264,6 +269,23 @@ class Keeping:
                     where = f"{family} {name}"
                     detail = "its last rule went; kept until a rule names it again, or `nfkeep release`"
                     self._outcomes[kind, where] = Outcome(kind, where, Fidelity.HELD, detail)
+
+
+def _empty_counts(table: _Table) -> None:
+    """Replace a table by itself, between shut gates.
+
+    Who is counted already, if nobody has replaced the table or somebody came in before the gates were shut, would make
+    the limit refuse the opening packets of the others, and these would stay out of the count.
+    """
+    for tries_left in reversed(range(_TRIES)):
+        with TableHandle(table[1], table[0]) as handle:
+            try:
+                handle.commit()
+            except ConflictError:
+                if not tries_left:
+                    raise
+            else:
+                return
 
 
 def _lower(now: Image, then: Image) -> bool:
