@@ -7,7 +7,7 @@ SHELL := /bin/bash
 MAKEFLAGS += --no-builtin-rules
 
 PACKAGES := iptables nftables ipset conntrack iproute2 \
-	libxtables-dev libip4tc-dev libip6tc-dev libiptc-dev \
+	libxtables-dev \
 	fail2ban \
 	gcc libc6-dev pkg-config python3-venv python3-dev
 

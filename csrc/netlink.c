@@ -1,6 +1,7 @@
 /* Netlink bytes in and out: the growing buffer, attribute tables, and one exchange that sends a whole batch and reads
  * until its last message was answered. */
 #include "netlink.h"
+#include <limits.h>
 #include <sys/time.h>
 #include <unistd.h>
 
@@ -88,7 +89,7 @@ int netlink_error(const struct nlmsghdr *message)
     if (message->nlmsg_len < NLMSG_LENGTH(sizeof(int)))
         return EBADMSG;
     memcpy(&answer.error, NLMSG_DATA(message), sizeof(answer.error));
-    return -answer.error;
+    return answer.error > 0 || answer.error == INT_MIN ? EBADMSG : -answer.error;
 }
 
 /* Walks the messages of one datagram; true once the one that ends the exchange was among them. */

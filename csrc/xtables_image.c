@@ -62,6 +62,13 @@ static bool name_ends(char *name)
     return end != NULL;
 }
 
+/* The kernel takes a few more, which no rule text can say. */
+static bool verdict_known(int verdict)
+{
+    return verdict >= 0 || verdict == -NF_ACCEPT - 1 || verdict == -NF_DROP - 1 || verdict == -NF_QUEUE - 1
+        || verdict == XT_RETURN;
+}
+
 /* The length of the entry at `at`, 0 if it is none. */
 static size_t entry_length(struct nfk_image *image, size_t at)
 {
@@ -89,7 +96,9 @@ static size_t entry_length(struct nfk_image *image, size_t at)
     if (target->u.target_size < sizeof(*target) || target->u.target_size != next - end
         || !name_ends(target->u.user.name))
         return 0;
-    if (!target->u.user.name[0] && target->u.target_size < sizeof(struct xt_standard_target))
+    if (!target->u.user.name[0]
+        && (target->u.target_size < sizeof(struct xt_standard_target)
+            || !verdict_known(((const struct xt_standard_target *)target)->verdict)))
         return 0;
     if (nfk_is_error(target)
         && (target->u.target_size < sizeof(struct xt_error_target)

@@ -15,8 +15,9 @@ struct nfk_image {
 
 /* The table as the kernel has it now. 0 or a positive errno. */
 int nfk_image_read(int family, int fd, const char *name, struct nfk_image *image);
-/* EINVAL unless every length in it stays inside of it, every name ends, and hooks and underflows are entries. Cleans
- * what lies behind the ends of names; images must have gone through this before they are compared or walked. */
+/* EINVAL unless every length in it stays inside of it, every name ends, every verdict has a name, and hooks and
+ * underflows are entries. Cleans what lies behind the ends of names; images must have gone through this before they are
+ * compared or walked. */
 int nfk_image_check(struct nfk_image *image);
 bool nfk_image_same(const struct nfk_image *left, const struct nfk_image *right);
 void nfk_image_free(struct nfk_image *image);

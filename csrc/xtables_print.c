@@ -73,7 +73,7 @@ static void print_match(const void *head, const struct xt_entry_match *data)
         match = xtables_find_match(name, XTF_TRY_LOAD, NULL);
     if (match)
         exact = xtables_find_match_revision(name, XTF_TRY_LOAD, match, revision);
-    if (exact) {
+    if (exact && data->u.match_size == XT_ALIGN(sizeof(*data)) + exact->size) {
         printf(" -m %s", exact->alias ? exact->alias(data) : name);
         if (exact->save)
             exact->save(head, data);
@@ -97,7 +97,7 @@ static void print_target(int family, const void *head, const struct xt_entry_tar
     target = nfk_find_target(family, name);
     if (target)
         exact = xtables_find_target_revision(name, XTF_TRY_LOAD, target, revision);
-    if (exact) {
+    if (exact && data->u.target_size == XT_ALIGN(sizeof(*data)) + exact->size) {
         printf(" -j %s", exact->alias ? exact->alias(data) : name);
         if (exact->save)
             exact->save(head, data);
@@ -106,6 +106,10 @@ static void print_target(int family, const void *head, const struct xt_entry_tar
                data->u.target_size - sizeof(*data));
     }
 }
+
+/* Extensions believe what is in their data: a text without an end, or a number of parts that are not there, has them
+ * read on. Behind this copy they find zeros. */
+enum { BEHIND = 1 << 15 };
 
 struct format {
     int family;
@@ -171,7 +175,9 @@ static bool well_formed(int family, const unsigned char *entry, size_t length)
 
 void nfk_rule_format(int family, const void *entry, size_t length, struct nfk_text *out)
 {
-    struct format format = {family, entry};
+    static max_align_t room[(UINT16_MAX + 1 + BEHIND) / sizeof(max_align_t)];
+    static size_t used;
+    struct format format = {family, (unsigned char *)room};
 
     if (!well_formed(family, entry, length)) {
         memset(out, 0, sizeof(*out));
@@ -179,5 +185,8 @@ void nfk_rule_format(int family, const void *entry, size_t length, struct nfk_te
         snprintf(out->reason, sizeof(out->reason), "these %zu bytes are not a rule", length);
         return;
     }
+    memset(room, 0, used);
+    memcpy(room, entry, length);
+    used = length;
     nfk_guard_run(family, out, format_work, &format);
 }

@@ -26,7 +26,7 @@ _COMMANDS = {
     "list": "nfkeep.cli.lists",
     "recover": "nfkeep.cli.recover",
     "release": "nfkeep.cli.holding",
-    "run": "nfkeep.cli.run",
+    "run": "nfkeep.cli.running",
     "show": "nfkeep.cli.show",
     "unban": "nfkeep.cli.bans",
 }

@@ -77,7 +77,7 @@ def apply(changes: Sequence[Change], holds: Holds = (), *, keep_holds: bool = Tr
         obsolete = _place(holds, changes)
         try:
             with contextlib.ExitStack() as stack:
-                gates = [shut(change.before, stack) for change in changes]
+                gates = _shut_all([change.before for change in changes], stack)
                 _refuse_uncounted(changes, gates, refuse)
                 replaced = _replace_all(changes, gates)
                 report = put_back(changes, gates, replaced, obsolete, keep_holds)
@@ -108,15 +108,26 @@ def _place(holds: Holds, changes: Sequence[Change]) -> dict[Family, set[StateKey
 
 def shut(before: Observation, stack: contextlib.ExitStack) -> Gate:
     """Hold off the packets that a table's limits can count, until the stack is left at the latest."""
-    selectors = limited(before)
-    if not selectors:
-        return None, ""
-    try:
-        restoration = stack.enter_context(Restoration(before.family, TABLES[before.table]))
-        restoration.shut(selectors)
-    except UnsupportedError as error:
-        return None, str(error)
-    return restoration, ""
+    return _shut_all([before], stack)[0]
+
+
+def _shut_all(befores: Sequence[Observation], stack: contextlib.ExitStack) -> list[Gate]:
+    """The same for several; each lets the opening packets of the others through."""
+    gates: list[Gate] = []
+    for before in befores:
+        try:
+            made = Restoration(before.family, TABLES[before.table]) if limited(before) else None
+            gates.append((None if made is None else stack.enter_context(made), ""))
+        except UnsupportedError as error:
+            gates.append((None, str(error)))
+    restorations = [restoration for restoration, _ in gates if restoration is not None]
+    for at, (restoration, _) in enumerate(gates):
+        try:
+            if restoration is not None:
+                restoration.shut(limited(befores[at]), beside=restorations)
+        except UnsupportedError as error:
+            gates[at] = None, str(error)
+    return gates
 
 
 def _refuse_uncounted(changes: Sequence[Change], gates: Sequence[Gate], refuse: bool) -> None:
@@ -174,6 +185,7 @@ def put_back(
         else:
             outcomes += _uncounted((limit.where for limit in plan.limits), why_not)
         outcomes += (*plan.outcomes, *of_quotas)
+        quotas.settle(after)
         if change.family in obsolete:
             obsolete[change.family] |= plan.returned
             needed[change.family].update(key for key, _ in plan.holds)

@@ -32,8 +32,9 @@ def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool) -> Report:
         raise StateLossError(lost)
     holds = [
         (before.family, key, extension)
-        for before, plan in zip(befores, plans, strict=True)
-        for key, extension in plan.holds
+        for at, (before, after) in enumerate(zip(befores, wanted, strict=True))
+        # In the moment of this replace the tables behind it are as they were: a list may be on its way to one of them.
+        for key, extension in make_plan(before, after, _others(after, [*wanted[:at], *befores[at:]]), hold=hold).holds
     ]
     changes = [_change(each, before) for each, before in zip(changed, befores, strict=True)]
     return apply(changes, holds, keep_holds=hold, refuse=refuse)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 from nfkeep.conntrack import identity
 from nfkeep.conntrack.select import Condition, PortRanges, Selector
@@ -57,15 +57,16 @@ _ENDING = 12  # those that come before and behind the told conditions of a gate 
 
 def guard_ruleset(
     family: Family, selectors: tuple[Selector, ...], hooks: Mapping[Hook, int], nonces: Mapping[Hook, int], *,
-    open_again_seconds: float,
+    open_again_seconds: float, passing: Collection[int] = (),
 ) -> Ruleset:  # fmt: skip
-    """All that is in the table. `hooks`: those of the watched table, with its priority there.
+    """All that is in the table. `hooks`: those of the watched table, with its priority there. `passing`: nonces that
+    other guards look for, whose packets this one is to let through.
 
     What of a selector cannot be said is left out, so that more is held off rather than less. However long the holder
     lives, the gate opens by itself after `open_again_seconds`.
     """
     elements = tuple(Element(bytes([protocol]), open_again_seconds) for protocol in (_TCP, _UDP))
-    accepted = [rule for nonce in nonces.values() for rule in _own(nonce, Verdict.ACCEPT)]
+    accepted = [rule for nonce in (*nonces.values(), *passing) for rule in _own(nonce, Verdict.ACCEPT)]
     dropped = [rule for nonce in nonces.values() for rule in _own(nonce, Verdict.DROP)]
     midstream = [*accepted, *_midstream(selectors)]
     chains = [

@@ -43,6 +43,14 @@ def kernel(host: Seen) -> Iterator[Finding]:
         yield Finding(Severity.WARN, what, why, f"mkdir -p {shlex.quote(host.lock)}")
 
 
+def unfinished(host: Seen) -> Iterator[Finding]:
+    """Changes that were cut off."""
+    for tables in host.unfinished:
+        what = f"a change of {tables} was cut off: its process was killed"
+        why = "live connections may not be counted again yet, or only some of these tables were changed"
+        yield Finding(Severity.BAD, what, why, "nfkeep recover")
+
+
 def edited(host: Seen) -> Iterator[Finding]:
     """Which programs edit which table."""
     for table in host.tables:
@@ -134,6 +142,7 @@ def two_worlds(host: Seen) -> Iterator[Finding]:
 
 CHECKS: tuple[Callable[[Seen], Iterator[Finding]], ...] = (
     kernel,
+    unfinished,
     edited,
     connection_limits,
     resets,

@@ -15,7 +15,7 @@ import attrs
 
 from nfkeep.errors import UnsupportedError
 from nfkeep.ipset.messages import Header
-from nfkeep.keep import hold
+from nfkeep.keep import hold, journal
 from nfkeep.keep.health_kernel import Kernel, self_test
 from nfkeep.keep.health_marks import used_by_rules, used_in_listing
 from nfkeep.keep.observe import Found, Observation, StateKey, observe
@@ -41,6 +41,7 @@ class Seen:
     bits of the packet mark that are in use. `sets`: of ipset, that rules name. `entries`: how much is in each named
     state. `held`: the states that holds keep alive. `nft`: base chains of others. `iptables`: what the plain command
     edits, "legacy" or "nf_tables", None without one. `lock`: the directory that is missing for the xtables lock, if so.
+    `unfinished`: the tables of each change that a killed process left in the middle.
     """
 
     kernel: Kernel = attrs.field(factory=Kernel)
@@ -54,6 +55,7 @@ class Seen:
     nft: tuple[SeenChain, ...] = ()
     iptables: str | None = None
     lock: str = ""
+    unfinished: tuple[str, ...] = ()
 
     def of(self, family: Family) -> dict[str, Observation]:
         """The tables of a family by name."""
@@ -73,6 +75,7 @@ def seen() -> Seen:
     nft = _nft()
     return Seen(
         kernel=self_test(),
+        unfinished=tuple(journal.tables_of(flight.before) for _, flight in journal.left_behind() if flight is not None),
         tables=tuple(tables),
         policies=policies,
         states=_states(),

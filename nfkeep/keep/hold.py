@@ -13,7 +13,7 @@ from nfkeep.errors import UnsupportedError
 from nfkeep.keep.observe import HOLD_CHAIN, StateKey, state_key
 from nfkeep.model import Family, Rule
 from nfkeep.xtables.entry import Extension, decode
-from nfkeep.xtables.stateful import IN_RULE, extensions
+from nfkeep.xtables.stateful import IN_RULE, extensions, is_target
 from nfkeep.xtables.tables import TableHandle, in_use
 
 CHAIN = HOLD_CHAIN
@@ -91,11 +91,12 @@ def _quiet_table(family: Family, beside: Collection[str]) -> str:
 
 
 def _inert(family: Family, extension: Extension) -> Rule:
-    """A rule without conditions but this match, and without a target."""
-    match = struct.pack("=H29sB", 32 + len(extension.data), extension.name.encode(), extension.revision)
-    match += extension.data
-    target = struct.pack("=H29sB", 40, b"", 0) + bytes(8)
+    """A rule without conditions but this match, and without a target; or with this target alone."""
+    size = 32 + len(extension.data)
+    named = struct.pack("=H29sB", size, extension.name.encode(), extension.revision) + extension.data
+    nowhere = struct.pack("=H29sB", 40, b"", 0) + bytes(8)
+    matches, target = (b"", named) if is_target(extension) else (named, nowhere)
     head = bytearray(_HEAD_SIZE[family])
-    at = _OFFSETS_AT[family]
-    struct.pack_into("=HH", head, at, len(head) + len(match), len(head) + len(match) + len(target))
-    return Rule(family, bytes(head) + match + target)
+    target_at = len(head) + len(matches)
+    struct.pack_into("=HH", head, _OFFSETS_AT[family], target_at, target_at + len(target))
+    return Rule(family, bytes(head) + matches + target)

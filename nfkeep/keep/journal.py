@@ -21,6 +21,7 @@ from nfkeep.model import Family
 from nfkeep.xtables.image import Image
 
 _PREFIX = "change-"
+_UNFINISHED = "new-"
 _numbers = itertools.count(1)
 
 
@@ -43,24 +44,23 @@ def written(flight: Flight) -> Iterator[None]:
     """
     name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
-    with open(os.open(rundir.make() / name, flags, 0o600), "wb") as file:
+    folder = rundir.make()
+    with open(os.open(folder / f"{_UNFINISHED}{name}", flags, 0o600), "wb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         file.write(_packed(flight))
         file.flush()
         try:
+            (folder / f"{_UNFINISHED}{name}").replace(folder / name)  # whole and held, before anybody finds it
             yield
         finally:
             rundir.remove(name)
 
 
-def left_behind() -> list[tuple[str, Flight]]:
-    """The flights of processes that died in this network namespace, each with its name. The caller has the lock.
-
-    What cannot be read was left in the middle of writing, so nothing had been changed by then: it is removed.
-    """
+def left_behind() -> list[tuple[str, Flight | None]]:
+    """The flights of processes that died in this network namespace, by name; None for what cannot be read."""
     if not rundir.exists():
         return []
-    found = []
+    found: list[tuple[str, Flight | None]] = []
     for name in rundir.names(_PREFIX):
         content = _unheld(name)
         if content is None:
@@ -68,8 +68,15 @@ def left_behind() -> list[tuple[str, Flight]]:
         try:
             found.append((name, _unpacked(content)))
         except (ValueError, KeyError, TypeError, EOFError):
-            forget(name)
+            found.append((name, None))
     return found
+
+
+def sweep() -> None:
+    """Remove what was left half written: nothing had been changed by then. The caller has the lock."""
+    for name in rundir.names(_UNFINISHED):
+        if _unheld(name) is not None:
+            rundir.remove(name)
 
 
 def forget(name: str) -> None:

@@ -69,6 +69,9 @@ class Plan:
         )
 
 
+_IDLE_TIMER = "idletimer"  # idletimer_tg_checkentry() in net/netfilter/xt_IDLETIMER.c
+
+
 def make_plan(
     before: Observation,
     after: Observation,
@@ -249,6 +252,9 @@ def _named(before: Observation, after: Observation, elsewhere: set[StateKey]) ->
         if key in raised:
             detail = "the new rules ask for a larger hitcount, at which the kernel empties the list"
             outcomes.append(Outcome(extension.name, where, Fidelity.LOST, detail))
+        elif kind == _IDLE_TIMER and (key in still_named or key in elsewhere):
+            detail = "the kernel starts its time again whenever a rule that names it is made"
+            outcomes.append(Outcome(extension.name, where, Fidelity.APPROXIMATED, detail))
         elif key in still_named:
             outcomes.append(Outcome(extension.name, where, Fidelity.SURVIVES, "still named by a rule of this table"))
         elif key in elsewhere:
@@ -281,4 +287,4 @@ def _gone(before: Observation, key: StateKey, *, hold: bool) -> Outcome:
 
 def can_hold(key: StateKey) -> bool:
     """Whether an inert rule keeps this state alive as it is."""
-    return key[0] in ("recent", "hashlimit", "rateest")
+    return key[0] in ("recent", "hashlimit", "rateest", "idletimer")

@@ -46,7 +46,7 @@ class Ledger:
 
     def __init__(self) -> None:
         self._known: dict[str, int] = {}
-        with contextlib.suppress(FileNotFoundError, ValueError):
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):  # or something else in it
             text = rundir.path(_LEDGER).read_text(encoding="ascii")
             self._known = {str(key): int(value) for key, value in json.loads(text).items()}
         self._read = dict(self._known)
@@ -59,15 +59,24 @@ class Ledger:
         """Remember it for a rule that is about to be written."""
         self._known[_key(observation, found)] = whole
 
-    def save(self, observation: Observation, kept: Iterable[Found]) -> None:
-        """Write it down, without what it says of other rules of this table."""
-        prefix = _prefix(observation)
-        valid = {_key(observation, found) for found in kept}
-        known = {key: value for key, value in self._known.items() if key in valid or not key.startswith(prefix)}
-        if known == self._read:
+    def forget_others(self, now: Observation) -> None:
+        """Forget what it says of rules that this table has no longer, or whose counter began anew."""
+        prefix = _prefix(now)
+        valid = {
+            key
+            for found in now.found
+            for match in found.matches(quota.NAME)
+            if (key := _key(now, found)) in self._known
+            and found.rule.counters.bytes >= self._known[key] - quota.quota(match)
+        }
+        self._known = {key: value for key, value in self._known.items() if key in valid or not key.startswith(prefix)}
+
+    def save(self) -> None:
+        """Write it down, if anything is new."""
+        if self._known == self._read:
             return
-        if known:
-            rundir.write(_LEDGER, json.dumps(known).encode("ascii"))
+        if self._known:
+            rundir.write(_LEDGER, json.dumps(self._known).encode("ascii"))
         else:
             rundir.remove(_LEDGER)
 
@@ -78,7 +87,7 @@ def carry(handle: TableHandle, now: Observation, pairs: Iterable[Pair]) -> tuple
     if not pairs:
         return ()
     ledger = Ledger()
-    carried, written = [], []
+    carried = []
     for old, new in pairs:
         index, match = next((i, m) for i, m in enumerate(new.entry.matches) if m.name == quota.NAME)
         figure = quota.quota(match)
@@ -86,16 +95,31 @@ def carry(handle: TableHandle, now: Observation, pairs: Iterable[Pair]) -> tuple
         spent = after if after >= before else before + after  # or else it was put to zero meanwhile
         whole = ledger.whole(now, old, figure)
         inverted = quota.inverted(match)
-        left = (0 if spent else figure) if inverted else min(figure, max(0, whole - spent))
+        if inverted:
+            left = 0 if spent else figure
+        elif spent < whole - figure:  # somebody has put the counter to zero since the figure was written
+            left = max(0, figure - spent)
+        else:
+            left = max(0, whole - spent)
         rule = with_match(new.rule, index, quota.with_quota(match, left))
         handle.rewrite(new.chain, new.position, rule)
         found = attrs.evolve(new, rule=rule)
-        if left + after != left:
+        if after and not inverted:
             ledger.note(now, found, left + after)
-            written.append(found)
         carried.append(Carried(new, whole, left, after, exact=not inverted and _counts_all(new)))
-    ledger.save(now, written)
+    ledger.save()
     return tuple(carried)
+
+
+def settle(now: Observation) -> None:
+    """Forget what does not hold any more of a table's rules, once it is sure to stay as it is `now`.
+
+    Not before: should the change be refused or undone, the ledger has to know the earlier rules still.
+    """
+    if rundir.exists():
+        ledger = Ledger()
+        ledger.forget_others(now)
+        ledger.save()
 
 
 def outcomes(handle: TableHandle, now: Observation, carried: Iterable[Carried]) -> list[Outcome]:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import attrs
 
-from nfkeep.keep import journal
+from nfkeep.keep import journal, rundir
 from nfkeep.keep.change import Change, Replaced, apply
 from nfkeep.keep.journal import Flight
 from nfkeep.keep.observe import Observation, observe, observe_table
@@ -38,8 +38,11 @@ def recover_locked() -> tuple[Recovered, ...]:
     """The same, for one who has the xtables lock."""
     recovered = []
     for name, flight in journal.left_behind():
-        recovered.append(_recover(flight))
+        if flight is not None:
+            recovered.append(_recover(flight))
         journal.forget(name)
+    if rundir.exists():
+        journal.sweep()
     return tuple(recovered)
 
 

@@ -9,7 +9,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import attrs
 
@@ -48,23 +48,26 @@ class Restoration:
         self.family = family
         self.kind = kind
         self.gate_seconds = 0.0
-        self._nonces: Mapping[Hook, int] = {}
+        self.nonces: Mapping[Hook, int] = {Hook(hook): nonce for hook, nonce in new_nonces(kind.hooks).items()}
         self._guard: OwnedTable | None = None
         self._shut_at = 0.0
         self._conntrack = Conntrack()
         self._injector = Injector()
 
-    def shut(self, selectors: tuple[Selector, ...]) -> None:
+    def shut(self, selectors: tuple[Selector, ...], beside: Iterable[Restoration] = ()) -> None:
         """Hold off the packets that would open a flow of `selectors`; ours are dropped behind the table from now on.
 
+        Those of the restorations `beside` are let through, on their way to other tables that change as well.
         Raises UnsupportedError where counts cannot be put back: nothing was done then.
         """
         if probe_counting(self.family) is Counting.NEITHER:
             raise UnsupportedError("no way to have live flows counted again works on this kernel", feature="connlimit")
-        self._nonces = {Hook(hook): nonce for hook, nonce in new_nonces(self.kind.hooks).items()}
         self._prepare(selectors)
         hooks = dict.fromkeys(self.kind.hooks, self.kind.priority)
-        ruleset = guard_ruleset(self.family, selectors, hooks, self._nonces, open_again_seconds=OPEN_AGAIN_SECONDS)
+        passing = [nonce for other in beside if other is not self for nonce in other.nonces.values()]
+        ruleset = guard_ruleset(
+            self.family, selectors, hooks, self.nonces, open_again_seconds=OPEN_AGAIN_SECONDS, passing=passing
+        )
         # The chains first, while the sets that they ask are empty: to make them takes the kernel some milliseconds.
         self._guard = OwnedTable(attrs.evolve(ruleset, sets=tuple(TimedSet(each.name) for each in ruleset.sets)))
         self._shut_at = time.monotonic()
@@ -102,7 +105,7 @@ class Restoration:
 
                 primed = prime(
                     self._conntrack, flows, self._injector,
-                    recreate=recreate, nonces=self._nonces, settle=_Settle(self._guard),
+                    recreate=recreate, nonces=self.nonces, settle=_Settle(self._guard),
                     resets=self._guard.question(RESETS), done=done,
                 )  # fmt: skip
                 counters_off = passage.take_off(flows)
@@ -110,7 +113,7 @@ class Restoration:
             reason = f"the rules are live, but counting the flows again failed: {error}"
             return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
         counters = self._guard.counters()
-        missing = sum(primed.packets.values()) - sum(counters[arrived(hook)] for hook in self._nonces)
+        missing = sum(primed.packets.values()) - sum(counters[arrived(hook)] for hook in self.nonces)
         limits = _outcomes(plan.limits, flows, primed, missing, left_out)
         return [*limits, *counters_off, *self._other_tables(primed)]
 
@@ -120,12 +123,16 @@ class Restoration:
         That of nfkeep's own ban lists is none of them: it keeps nothing of packets whose source it does not ban.
         """
         assert self._guard is not None
-        own = {("inet", self._guard.name), ("inet", TABLE)}
+        guards = self._guard.name.rpartition("-")[0]  # those of other tables that change with this one as well
         hooks = [hook for hook, packets in primed.packets.items() if packets]
         families = ("inet", "ip6" if self.family is Family.IPV6 else "ip")
         passed: dict[tuple[str, str], list[str]] = {}
         for chain in filtering_chains(self._guard.dump):
-            if chain.rules and chain.family in families and (chain.family, chain.table) not in own:
+            if (
+                chain.rules
+                and chain.family in families
+                and not (chain.family == "inet" and (chain.table == TABLE or chain.table.rpartition("-")[0] == guards))
+            ):
                 for hook in hooks:
                     before = chain.hook != hook or chain.priority <= self.kind.priority + 1
                     if chain.hook in ON_THE_WAY[hook] and before:

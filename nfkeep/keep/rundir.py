@@ -37,7 +37,7 @@ def names(prefix: str) -> list[str]:
 
 def exists() -> bool:
     """Whether there is a run directory at all: a quick look."""
-    return os.path.exists(_base())
+    return os.path.exists(os.environ.get(VARIABLE) or DEFAULT)
 
 
 def namespace() -> str:

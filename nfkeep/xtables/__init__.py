@@ -1,1 +1,1 @@
-"""Legacy tables: rules through libxtables, tables through libiptc, one module per stateful match."""
+"""Legacy tables: rules through libxtables, tables through the kernel's own calls, one module per stateful match."""

@@ -36,6 +36,11 @@ def extensions(entry: Entry) -> tuple[Extension, ...]:
     return entry.matches if entry.target is None else (*entry.matches, entry.target)
 
 
+def is_target(extension: Extension) -> bool:
+    """Whether it is a target: these have names in capitals, matches have none."""
+    return extension.name.isupper()
+
+
 def state_name(extension: Extension) -> str | None:
     """The name that a named state goes by; None for anything else."""
     if extension.name == recent.NAME:

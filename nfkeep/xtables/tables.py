@@ -65,6 +65,8 @@ def check_place(table: str, chain: str, rule: Rule) -> None:
 
     As do_parse() in iptables/xshared.c: an interface that packets do not have yet or no longer, DROP in nat.
     """
+    if table != "nat" and not any(rule.entry[_INTERFACES[rule.family]]):
+        return
     entry = decode(rule)
     if chain in ("PREROUTING", "INPUT") and (any(entry.out_interface) or entry.inverted & INV_OUT_INTERFACE):
         raise InvalidRuleError(f"Can't use -o with {chain}", str(rule))
@@ -72,6 +74,10 @@ def check_place(table: str, chain: str, rule: Rule) -> None:
         raise InvalidRuleError(f"Can't use -i with {chain}", str(rule))
     if table == "nat" and entry.verdict == "DROP":
         raise InvalidRuleError('The "nat" table is not intended for filtering, the use of DROP is inhibited', str(rule))
+
+
+# From the first interface to the flags that invert, in struct ipt_ip and ip6t_ip6; without masks the rest is zero.
+_INTERFACES = {Family.IPV4: slice(16, 80), Family.IPV6: slice(64, 128)}
 
 
 def in_use(family: Family) -> tuple[str, ...]:

@@ -51,7 +51,7 @@ FATES = {
     "hashlimit": (HASHLIMIT, "hashlimit", Fidelity.SURVIVES, "still named"),
     "rateest": ("-j RATEEST --rateest-name r --rateest-interval 250ms --rateest-ewma 1s", "RATEEST",
                 Fidelity.SURVIVES, "still named"),
-    "idletimer": ("-j IDLETIMER --timeout 60 --label nfk", "IDLETIMER", Fidelity.SURVIVES, "still named"),
+    "idletimer": ("-j IDLETIMER --timeout 60 --label nfk", "IDLETIMER", Fidelity.APPROXIMATED, "starts its time again"),
 }  # fmt: skip
 
 
@@ -166,3 +166,26 @@ def test_the_json_form_says_the_same(namespace: Namespace) -> None:
         ],
         "gate_seconds": 0.0,
     }
+
+
+@pytest.mark.parametrize(
+    ("rule", "state"),
+    [
+        ("-j RATEEST --rateest-name r --rateest-interval 250ms --rateest-ewma 1s", ("rateest", "r")),
+        ("-j IDLETIMER --timeout 600 --label nfk-held", ("idletimer", "nfk-held")),
+    ],
+    ids=["rateest", "idletimer"],
+)
+@pytest.mark.parametrize("family", Family, ids=str)
+def test_targets_are_held_too(namespace: Namespace, family: Family, rule: str, state: tuple[str, str]) -> None:
+    """An estimator or a timer whose last rule goes is kept by an inert rule with that target, until a rule names it."""
+    with namespace:
+        with nfkeep.transaction("filter", family) as tx:
+            tx.append("INPUT", rule)
+        with nfkeep.transaction("filter", family) as tx:
+            tx.flush("INPUT")
+        assert [(o.kind, o.fidelity) for o in tx.report.outcomes] == [(state[0], Fidelity.HELD)]
+        assert held(family) == {state}
+        with nfkeep.transaction("filter", family) as tx:
+            tx.append("INPUT", rule)
+        assert held(family) == frozenset()

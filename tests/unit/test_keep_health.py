@@ -536,3 +536,11 @@ def test_no_place_for_the_lock() -> None:
     """Where the lock cannot be taken, programs undo each other's changes."""
     found = list(health.kernel(Seen(lock="/run/x y")))[-1]
     assert (found.severity, found.fix) == (WARN, "mkdir -p '/run/x y'")
+
+
+def test_a_change_that_was_cut_off() -> None:
+    """It is bad, and there is a command that finishes it."""
+    [found] = health.unfinished(Seen(unfinished=("IPv4 filter, IPv4 mangle",)))
+    assert (found.severity, found.fix) == (Severity.BAD, "nfkeep recover")
+    assert "IPv4 filter, IPv4 mangle" in found.what
+    assert list(health.unfinished(Seen())) == []

@@ -29,9 +29,7 @@ _REPORT = click.File("w", lazy=False)
     short_help="Run a command that changes rules, with their state kept.",
     context_settings={"allow_interspersed_args": False},
 )
-@click.option(
-    "--json", "file", type=click.File("w", lazy=False), metavar="FILE", help="Write the report there, as JSON."
-)
+@click.option("--json", "file", type=_REPORT, metavar="FILE", help="Write the report there, as JSON.")
 @click.argument("arguments", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 def run(arguments: tuple[str, ...], file: TextIO | None) -> int:
     """Run COMMAND, which may change legacy tables in any way, for instance `ufw reload`; what became of each state is
