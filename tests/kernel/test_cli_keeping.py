@@ -67,7 +67,8 @@ def test_hold_and_release(run: Run, namespace: Namespace) -> None:
         "held: IPv6 recent:seen",
     ]
     assert hold_rules(namespace) == 4
-    namespace.run("iptables-legacy -F INPUT")
+    for command in ("iptables-legacy", "ip6tables-legacy"):
+        namespace.run(f"{command} -F INPUT")
     seen = ["cat", "/proc/thread-self/net/xt_recent/seen"]
     assert namespace.run(seen, check=False).returncode == 0
 
@@ -181,10 +182,10 @@ def test_arguments_of_the_command_are_its_own(run: Run, dashes: list[str]) -> No
 
 def test_a_report_as_json(run: Run, namespace: Namespace, tmp_path: Path) -> None:
     """It goes to the file; stderr has a line for each state that something had to be done about."""
-    namespace.run("iptables-legacy -A INPUT -p udp -m quota --quota 1000 -j ACCEPT")
+    namespace.run("iptables-legacy -A INPUT -p udp -m quota --quota 100000 -j ACCEPT")
     done = run("run", "--json", "report", "--", "iptables-legacy", "-A", "INPUT", "-s", "192.0.2.1", "-j", "DROP")
     assert (done.returncode, done.stdout) == (0, "")
-    assert done.stderr == "nfkeep: quota at IPv4 filter INPUT rule 4: restored (1000 of 1000 bytes are left)\n"
+    assert done.stderr == "nfkeep: quota at IPv4 filter INPUT rule 4: restored (100000 of 100000 bytes are left)\n"
     report = json.loads((tmp_path / "report").read_text())
     found = {each["kind"]: each["fidelity"] for each in report["outcomes"]}
     assert found["quota"] == "restored"
