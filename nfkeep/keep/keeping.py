@@ -7,6 +7,7 @@ shut; when the lock is closed, what was replaced gets its state back and the gat
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import threading
@@ -27,6 +28,7 @@ from nfkeep.xtables.tables import TableHandle, in_use
 from nfkeep.xtables.watch import Event, Kind, Mode, TableWatch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -208,7 +210,7 @@ class Keeping:
                 return
             for table in self._first:
                 if self._touched(table, locked=locked):
-                    self._restore(table)
+                    _tried_again(functools.partial(self._restore, table))
                     with TableHandle(table[1], table[0]) as handle:
                         self._last[table] = handle.image()
 
@@ -277,15 +279,20 @@ def _empty_counts(table: _Table) -> None:
     Who is counted already, if nobody has replaced the table or somebody came in before the gates were shut, would make
     the limit refuse the opening packets of the others, and these would stay out of the count.
     """
+    with TableHandle(table[1], table[0]) as handle:
+        handle.commit()
+
+
+def _tried_again(step: Callable[[], None]) -> None:
+    """Where we have no lock, or somebody ignores it, the table may become another at any time."""
     for tries_left in reversed(range(_TRIES)):
-        with TableHandle(table[1], table[0]) as handle:
-            try:
-                handle.commit()
-            except ConflictError:
-                if not tries_left:
-                    raise
-            else:
-                return
+        try:
+            step()
+        except ConflictError:
+            if not tries_left:
+                raise
+        else:
+            return
 
 
 def _lower(now: Image, then: Image) -> bool:
