@@ -7,13 +7,14 @@ shut; when the lock is closed, what was replaced gets its state back and the gat
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import select
 import threading
 import time
 from typing import TYPE_CHECKING
 
-from nfkeep.errors import LockTimeoutError, NfkeepError
+from nfkeep.errors import ConflictError, LockTimeoutError, NfkeepError
 from nfkeep.keep import hold, journal
 from nfkeep.keep.change import Change, Gate, Replaced, put_back, shut
 from nfkeep.keep.journal import Flight
@@ -27,6 +28,7 @@ from nfkeep.xtables.tables import TableHandle, in_use
 from nfkeep.xtables.watch import Event, Kind, Mode, TableWatch
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -37,6 +39,7 @@ LONGEST_GATE_SECONDS = 3.0
 """A program that holds the lock for longer goes on with the gates open: its new connections may slip in uncounted."""
 
 _LAST_EVENTS_SECONDS = 0.05
+_TRIES = 10
 _Table = tuple[Family, str]
 
 
@@ -125,9 +128,9 @@ class Keeping:
                     named.update(self._first[family, name][1].named(holds=False))
                 lists = [(key, extension) for key, extension in named.items() if can_hold(key)]
                 hold.place(family, lists, beside=[name for of, name in self._first if of is family and name != "raw"])
-            for family, name in self._first:  # once more: one of them may have the holds now
-                with TableHandle(name, family) as handle:
-                    self._last[family, name] = handle.image()
+                for name in in_use(family):
+                    with TableHandle(name, family) as handle:
+                        self._last[family, name] = handle.image()
 
     def _held(self) -> tuple[tuple[Family, tuple[str, str]], ...]:
         return tuple((family, key) for family in Family for key in hold.held(family))
@@ -182,6 +185,8 @@ class Keeping:
                 if not handle.opened_as(last) or _lower(now, last):
                     continue
                 self._last[table] = now
+                if table not in self._first:  # made for holds
+                    continue
                 first, before = self._first[table]
                 if handle.opened_as(first):  # should its rules vanish for a while, this is what they have counted
                     self._first[table] = now, before
@@ -204,9 +209,8 @@ class Keeping:
             if self._put_off:
                 return
             for table in self._first:
-                replaced = self._replaced(table)
-                if replaced or (locked and limited(self._first[table][1])):
-                    self._restore(table, anew=not replaced)
+                if self._touched(table, locked=locked):
+                    _tried_again(functools.partial(self._restore, table))
                     with TableHandle(table[1], table[0]) as handle:
                         self._last[table] = handle.image()
 
@@ -221,17 +225,19 @@ class Keeping:
             stack.enter_context(XtablesLock(self._lock_timeout))
         return True
 
-    def _replaced(self, table: _Table) -> bool:
-        """Whether a table is plainly another; a replace by equal rules that carries the counters leaves no trace."""
+    def _touched(self, table: _Table, *, locked: bool) -> bool:
+        """Whether a table was replaced; a replace by equal rules that carries the counters leaves no trace at all.
+
+        So where somebody had the lock a table with limits counts as replaced, and is counted once more.
+        """
         family, name = table
         with TableHandle(name, family) as handle:
-            return not handle.opened_as(self._last[table]) or _lower(handle.image(), self._last[table])
+            if not handle.opened_as(self._last[table]):
+                return True
+            lower = _lower(handle.image(), self._last[table])
+        return lower or (locked and bool(limited(self._first[table][1])))
 
-    def _restore(self, table: _Table, *, anew: bool) -> None:
-        """`anew`: nobody can tell whether it was replaced, so it is now.
-
-        To count flows twice would be wrong: nf_conncount looks for what it has already only once in a tick.
-        """
+    def _restore(self, table: _Table) -> None:
         family, name = table
         image, before = self._first[table]
         for earlier in (self._last[table], image):
@@ -240,10 +246,10 @@ class Keeping:
         change = Change(before, image, lambda: None)
         with contextlib.ExitStack() as stack:
             gate = self._shut.get(table) or shut(before, stack)
+            if limited(before):
+                _empty_counts(table)
             with TableHandle(name, family) as handle:
                 after = observe(handle)
-                if anew:
-                    handle.commit()
             report = put_back([change], [gate], [Replaced(after, quotas=None)], {}, keep_holds=True)
         if table in self._shut:  # it has opened its gate: a later change in the same breath needs another one
             del self._shut[table]
@@ -265,6 +271,28 @@ class Keeping:
                     where = f"{family} {name}"
                     detail = "its last rule went; kept until a rule names it again, or `nfkeep release`"
                     self._outcomes[kind, where] = Outcome(kind, where, Fidelity.HELD, detail)
+
+
+def _empty_counts(table: _Table) -> None:
+    """Replace a table by itself, between shut gates.
+
+    Who is counted already, if nobody has replaced the table or somebody came in before the gates were shut, would make
+    the limit refuse the opening packets of the others, and these would stay out of the count.
+    """
+    with TableHandle(table[1], table[0]) as handle:
+        handle.commit()
+
+
+def _tried_again(step: Callable[[], None]) -> None:
+    """Where we have no lock, or somebody ignores it, the table may become another at any time."""
+    for tries_left in reversed(range(_TRIES)):
+        try:
+            step()
+        except ConflictError:
+            if not tries_left:
+                raise
+        else:
+            return
 
 
 def _lower(now: Image, then: Image) -> bool:

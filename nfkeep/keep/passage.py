@@ -65,9 +65,12 @@ class Passage:
         packets = sum(sent)
         if not packets:
             return []
+        where = f"{self._family} {self._table}"
+        if not self._same_rules():
+            detail = f"{packets} opening packets are in them: another program changed tables without the lock"
+            return [Outcome("counters", where, Fidelity.APPROXIMATED, detail)]
         walked = self._walk.settle(self._after, self._probes, sent)
         doubtful = sum(times for times, certain in zip(sent, walked.certain, strict=True) if not certain)
-        where = f"{self._family} {self._table}"
         try:
             done = self._subtract()
         except (ConflictError, CommitError) as error:
@@ -85,6 +88,16 @@ class Passage:
     def close(self) -> None:
         """Free the images. Idempotent."""
         self._walk.close()
+
+    def _same_rules(self) -> bool:
+        """Whether the tables are those that the packets were meant for, so that counters can be told apart."""
+        if [(each.name, each.number) for each in self._before] != [(each.name, each.number) for each in self._after]:
+            return False
+        for image in self._before:
+            with TableHandle(image.name, self._family) as handle:
+                if not handle.opened_as(image):
+                    return False
+        return True
 
     def _subtract(self) -> bool:
         less = []

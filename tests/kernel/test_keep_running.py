@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import socket
@@ -16,9 +17,10 @@ from limited import LIMIT, Service, Shape
 
 import nfkeep
 from nfkeep import Family, Fidelity, NfkeepError
-from nfkeep.keep import holding
+from nfkeep.keep import holding, keeping
 from nfkeep.testing import close_all, living, wait_until
 from nfkeep.xtables.lock import XtablesLock
+from nfkeep.xtables.watch import Mode, TableWatch
 
 if TYPE_CHECKING:
     import subprocess
@@ -321,11 +323,11 @@ def test_in_python(start_service: Start, runner: Runner) -> None:
     kept: list[nfkeep.Keeping] = []
 
     def change() -> None:
-        with service.gateway, nfkeep.keep() as keeping:
+        with service.gateway, nfkeep.keep() as running:
             with pytest.raises(NfkeepError, match="not left yet"):
-                _ = keeping.report
+                _ = running.report
             service.plain("-A INPUT -s 192.0.2.1 -j DROP")
-            kept.append(keeping)
+            kept.append(running)
 
     assert_count_kept(service, change)
     (outcome,) = [each for each in kept[0].report.outcomes if each.kind == "connlimit"]
@@ -337,13 +339,46 @@ def test_in_python(start_service: Start, runner: Runner) -> None:
 
 
 @pytest.mark.usefixtures("runner")
+@pytest.mark.parametrize("mode", Mode, ids=str)
+def test_every_way_to_watch(start_service: Start, monkeypatch: pytest.MonkeyPatch, mode: Mode) -> None:
+    """However changes become known, all live connections are counted in the end, and nobody else."""
+    monkeypatch.setattr(keeping, "TableWatch", functools.partial(TableWatch, mode=mode))
+    service = start_service(INPUT)
+
+    def change() -> None:
+        with service.gateway, nfkeep.keep():
+            service.plain("-A INPUT -s 192.0.2.1 -j DROP")
+            service.plain("-F")
+            service.plain(f"-A INPUT {INPUT.rule(873)}")
+
+    assert_count_kept(service, change)
+
+
+@pytest.mark.parametrize("mode", Mode, ids=str)
+def test_a_program_without_the_lock(start_service: Start, runner: Runner, monkeypatch: pytest.MonkeyPatch,
+                                    mode: Mode) -> None:  # fmt: skip
+    """It is noticed within a second or so, and who was let in meanwhile counts: then nobody else is."""
+    monkeypatch.setattr(keeping, "TableWatch", functools.partial(TableWatch, mode=mode))
+    service = start_service(INPUT)
+    old = service.dial()
+    other_lock = {**os.environ, "XTABLES_LOCKFILE": str(runner.folder / "other")}
+    with service.gateway, nfkeep.keep():
+        service.gateway.run(f"iptables-legacy -A INPUT {INPUT.unrelated}", env=other_lock)
+        began = time.monotonic()
+        assert wait_until(lambda: not service.dial(), timeout=10.0)
+        assert time.monotonic() - began < 5
+    assert service.dial() == []
+    assert len(living(old)) == LIMIT
+
+
+@pytest.mark.usefixtures("runner")
 def test_an_exception_goes_through(start_service: Start) -> None:
     """What was changed before it keeps its state, and the report is there."""
     service = start_service(INPUT)
-    keeping = nfkeep.keep()
+    running = nfkeep.keep()
 
     def change() -> None:
-        with service.gateway, keeping:
+        with service.gateway, running:
             service.plain("-A INPUT -s 192.0.2.1 -j DROP")
             raise ZeroDivisionError
 
@@ -352,7 +387,7 @@ def test_an_exception_goes_through(start_service: Start) -> None:
             change()
 
     assert_count_kept(service, changes)
-    assert {each.kind: each.fidelity for each in keeping.report.outcomes}["connlimit"] is Fidelity.RESTORED
+    assert {each.kind: each.fidelity for each in running.report.outcomes}["connlimit"] is Fidelity.RESTORED
 
 
 @pytest.mark.usefixtures("runner")
