@@ -128,9 +128,9 @@ class Keeping:
                     named.update(self._first[family, name][1].named(holds=False))
                 lists = [(key, extension) for key, extension in named.items() if can_hold(key)]
                 hold.place(family, lists, beside=[name for of, name in self._first if of is family and name != "raw"])
-                for name in in_use(family):
-                    with TableHandle(name, family) as handle:
-                        self._last[family, name] = handle.image()
+            for family, name in self._first:  # once more: one of them may have the holds now
+                with TableHandle(name, family) as handle:
+                    self._last[family, name] = handle.image()
 
     def _held(self) -> tuple[tuple[Family, tuple[str, str]], ...]:
         return tuple((family, key) for family in Family for key in hold.held(family))

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 import attrs
 
 from nfkeep.keep import rundir
-from nfkeep.keep.observe import Found, Observation
+from nfkeep.keep.observe import Found, Observation, observe
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.xtables import quota
 from nfkeep.xtables.entry import with_match
@@ -120,6 +120,29 @@ def settle(now: Observation) -> None:
         ledger = Ledger()
         ledger.forget_others(now)
         ledger.save()
+
+
+def count_on(handle: TableHandle, now: Observation) -> None:
+    """Let the quota rules in `handle`, of an earlier table, have the counters that those of `now` have.
+
+    For the rules that are the same but for the figure, which each of our replaces rewrites.
+    """
+    counted: dict[tuple[str, bytes], list[Found]] = {}
+    for found in now.found:
+        if any(found.matches(quota.NAME)):
+            counted.setdefault((found.chain, _without_figure(found)), []).append(found)
+    for found in observe(handle).found:
+        same = any(found.matches(quota.NAME)) and counted.get((found.chain, _without_figure(found)))
+        if same and (ours := same.pop(0)).rule.counters.packets >= found.rule.counters.packets:
+            handle.replace(found.chain, found.position, attrs.evolve(found.rule, counters=ours.rule.counters))
+
+
+def _without_figure(found: Found) -> bytes:
+    rule = found.rule
+    for index, match in enumerate(found.entry.matches):
+        if match.name == quota.NAME:
+            rule = with_match(rule, index, quota.with_quota(match, 0))
+    return rule.entry
 
 
 def outcomes(handle: TableHandle, now: Observation, carried: Iterable[Carried]) -> list[Outcome]:

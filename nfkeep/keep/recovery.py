@@ -4,13 +4,17 @@ were replaced.
 
 from __future__ import annotations
 
+import contextlib
+
 import attrs
 
-from nfkeep.keep import journal, rundir
+from nfkeep.errors import ConflictError
+from nfkeep.keep import journal, quotas, rundir
 from nfkeep.keep.change import Change, Replaced, apply
 from nfkeep.keep.journal import Flight
 from nfkeep.keep.observe import Observation, observe, observe_table
 from nfkeep.keep.report import Report
+from nfkeep.xtables import connlimit
 from nfkeep.xtables.image import Image
 from nfkeep.xtables.lock import XtablesLock
 from nfkeep.xtables.tables import TableHandle
@@ -73,7 +77,9 @@ def _is_still(image: Image) -> bool:
 
 def _put_back(image: Image) -> None:
     with TableHandle(image.name, image.family) as handle:
+        now = observe(handle)
         handle.load(image)
+        quotas.count_on(handle, now)
         handle.commit()
 
 
@@ -91,8 +97,11 @@ def _observed(image: Image) -> Observation:
 
 def _change(image: Image, before: Observation) -> Change:
     def replace() -> Replaced:
-        with TableHandle(image.name, image.family) as handle:
-            handle.commit()
+        # Once more, so that the lists of connlimit are empty: where flows are in them still, a limit that is reached
+        # refuses opening packets, and takes those flows off.
+        with TableHandle(image.name, image.family) as handle, contextlib.suppress(ConflictError):
+            if handle.has((connlimit.NAME,)):
+                handle.commit()  # after a conflict somebody else has just replaced it
         return Replaced(observe_table(image.family, image.name), quotas=None)
 
     return Change(before, image, replace)

@@ -36,8 +36,13 @@ def names(prefix: str) -> list[str]:
 
 
 def exists() -> bool:
-    """Whether there is a run directory at all: a quick look."""
-    return os.path.exists(os.environ.get(VARIABLE) or DEFAULT)
+    """Whether there is a run directory at all: a quick look. Raises NfkeepError if others could have written to it."""
+    try:
+        found = os.lstat(os.environ.get(VARIABLE) or DEFAULT)
+    except FileNotFoundError:
+        return False
+    _require_own(_base(), found)
+    return True
 
 
 def namespace() -> str:
@@ -56,14 +61,17 @@ def make() -> Path:
     base = _base()
     try:
         for folder in (base, base / namespace()):
-            found = _made(folder)
-            if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-                raise NfkeepError(
-                    f"{folder} does not belong to this user alone (a directory, mode 0700): remove it, nfkeep makes it"
-                )
+            _require_own(folder, _made(folder))
     except PermissionError:
         raise PermissionDeniedError(f"making the directory {base}", "root") from None
     return base / namespace()
+
+
+def _require_own(folder: Path, found: os.stat_result) -> None:
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+        raise NfkeepError(
+            f"{folder} does not belong to this user alone (a directory, mode 0700): remove it, nfkeep makes it"
+        )
 
 
 def _made(folder: Path) -> os.stat_result:
