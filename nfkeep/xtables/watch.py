@@ -13,9 +13,9 @@ import select
 import time
 from collections import deque
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import attrs
-from typing_extensions import Self
 
 from nfkeep.errors import UnsupportedError
 from nfkeep.model import Family
@@ -25,6 +25,9 @@ from nfkeep.xtables.tables import in_use
 from nfkeep.xtables.watch_fanotify import Doorkeeper, identity
 from nfkeep.xtables.watch_inotify import Listener, Sound, held_by_another
 from nfkeep.xtables.watch_tables import TableMarks
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 __all__ = ["Event", "Kind", "Mode", "TableWatch"]
 
