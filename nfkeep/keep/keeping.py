@@ -307,7 +307,8 @@ def keep(*, lock_timeout: float | None = 60.0) -> Keeping:
     iptables-restore and all that run them do: rules that are there again afterwards, by their content, go on with
     their connlimit counts, what is left of their quotas, and their counters; lists and tables of buckets are held
     while no rule names them. New connections are held off only while somebody has the lock, for three seconds at the
-    most at a time. `kept.report` says what became of each state, once the block is left.
+    most at a time. A table with limits is replaced once more when somebody had the lock.
+    `kept.report` says what became of each state, once the block is left.
 
     A program that ignores the lock is noticed within a second; its new connections may have slipped in meanwhile.
     Raises PermissionDeniedError, LockTimeoutError, UnsupportedError.
