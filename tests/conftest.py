@@ -24,10 +24,12 @@ _SESSION = "NFKEEP_TEST_SESSION"  # in the environment of every process that a t
 
 @pytest.fixture(scope="session", autouse=True)
 def xtables_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The lock file of iptables is shared by all namespaces; each session takes one of its own."""
-    path = tmp_path_factory.mktemp("lock") / "xtables.lock"
+    """The lock file of iptables is shared by all namespaces; each session takes one of its own, and a run directory."""
+    folder = tmp_path_factory.mktemp("lock")
+    path = folder / "xtables.lock"
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XTABLES_LOCKFILE", str(path))
+        patch.setenv("NFKEEP_RUN_DIRECTORY", str(folder / "run"))
         yield path
 
 

@@ -22,7 +22,8 @@ def place(states: list[StateKey], *, lock_timeout: float | None = 60.0) -> tuple
     for kind, name in states:
         if not can_hold((kind, name)):
             raise UnsupportedError(
-                f"{kind}:{name}: only recent, hashlimit and rateest live as long as a rule names them", feature=kind
+                f"{kind}:{name}: only recent, hashlimit, rateest and idletimer live as long as a rule does",
+                feature=kind,
             )
     with XtablesLock(lock_timeout):
         recover_locked()

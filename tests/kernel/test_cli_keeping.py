@@ -101,7 +101,7 @@ def test_to_hold_twice_holds_once(run: Run, namespace: Namespace) -> None:
 
 FAILS = {
     "a list that no rule names": (["hold", "recent:nosuch"], "no rule of a legacy table names recent:nosuch"),
-    "a kind that cannot be held": (["hold", "quota:x"], "quota:x: only recent, hashlimit and rateest"),
+    "a kind that cannot be held": (["hold", "quota:x"], "quota:x: only recent, hashlimit, rateest and idletimer"),
     "one of two": (["hold", "recent:seen", "recent:nosuch"], "recent:nosuch"),
     "what is not held": (["release", "recent:seen"], "recent:seen is not held"),
 }
