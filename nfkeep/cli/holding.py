@@ -31,8 +31,8 @@ def _states(_ctx: click.Context, _param: click.Parameter, values: tuple[str, ...
 def hold(states: list[StateKey], as_json: bool) -> None:
     """Place an inert rule that keeps a list alive while no other rule names it.
 
-    KIND is recent, hashlimit, rateest or idletimer. The rule stands in a chain that nothing jumps to, nfkeep-hold, in a table that
-    nobody edits, so no packet meets it.
+    KIND is recent, hashlimit, rateest or idletimer. The rule stands in a chain that nothing jumps to, nfkeep-hold, in a
+    table that nobody edits, so no packet meets it.
     """
     _tell("held", holding.place(states), as_json)
 
