@@ -6,8 +6,9 @@
  * after it ASSURED: then the opening packet is not ctstate NEW any more, or is skipped by nf_conncount, and the flow is
  * not counted. So each entry is probed after its opening packet has passed: these bits are never taken back but by us,
  * so if it has none of them now, it had none then, and was counted. If it has one, nobody knows whether that came
- * before or after, and the flow has its turn again, in a smaller batch, whose window is shorter. To be counted twice
- * does no harm, as the kernel knows the flow by its tuple.
+ * before or after, and the flow has its turn again, in a smaller batch, whose window is shorter. The kernel knows a flow
+ * that it has counted by its tuple, but looks only once in a tick for each key (last_gc in nf_conncount.c): a flow whose
+ * first packet was counted after all may be in the list twice until it ends. So a second turn errs to the strict side.
  *
  * The proof needs the packet to have passed before the entry is probed. What enters by a TAP has, when write returns,
  * unless the interface hands its packets to other CPUs; nothing has on the loopback. There the caller waits first, and

@@ -144,9 +144,10 @@ def _replace_all(changes: Sequence[Change], gates: Sequence[Gate]) -> list[Repla
             replaced.append(change.replace())
     except BaseException:
         done = [each for each in zip(changes, gates, replaced, strict=False) if each[2] is not None]
-        for change, _, _ in reversed(done):
-            assert change.revert is not None, "only a single change has no way back"
-            change.revert()
+        with contextlib.ExitStack() as all_of_them:  # also when one of them fails
+            for change, _, _ in done:
+                assert change.revert is not None, "only a single change has no way back"
+                all_of_them.callback(change.revert)
         back = [_now(change) for change, _, _ in done]
         put_back([change for change, _, _ in done], [gate for _, gate, _ in done], back, {}, keep_holds=True)
         raise

@@ -1,15 +1,10 @@
-"""The one door to the kernel's tables and to libxtables: every call into C of the legacy world is made here.
-
-C memory has one owner, `TableHandle`; text calls are serialised, because libxtables and getopt keep global state.
-"""
+"""Tables: opened, changed in memory, written, put back."""
 
 from __future__ import annotations
 
 import errno
 import functools
 import os
-import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 from nfkeep.errors import (
@@ -21,62 +16,13 @@ from nfkeep.errors import (
     UnsupportedError,
 )
 from nfkeep.model import Counters, Family, Rule
-from nfkeep.xtables._xtables import ffi as _ffi
-from nfkeep.xtables._xtables import lib as _lib
+from nfkeep.xtables._ffi.library import ffi, lib, text
+from nfkeep.xtables._ffi.rules import require_target
 from nfkeep.xtables.entry import decode
 from nfkeep.xtables.image import Image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-
-ffi: Any = _ffi
-lib: Any = _lib
-
-_text_lock = threading.Lock()
-
-
-def parse_words(words: Sequence[str], family: Family) -> tuple[bytes, Counters]:
-    """The entry (see csrc/xtables_world.h) and counters that the words of a rule stand for.
-
-    Raises InvalidRuleError with the extension's own words.
-    """
-    arguments = [ffi.new("char[]", os.fsencode(word)) for word in ("nfkeep", *words)]
-    argv = ffi.new("char *[]", [*arguments, ffi.NULL])
-    out = ffi.new("struct nfk_text *")
-    with _text_lock:
-        lib.nfk_rule_parse(family.value, len(arguments), argv, out)
-        try:
-            if out.failed:
-                raise InvalidRuleError(_text(out.reason), " ".join(words))
-            entry = bytearray(ffi.buffer(out.entry, out.entry_length))
-        finally:
-            lib.nfk_text_free(out)
-    at = _COUNTERS_AT[family]
-    counters = Counters(int.from_bytes(entry[at : at + 8], _NATIVE), int.from_bytes(entry[at + 8 : at + 16], _NATIVE))
-    entry[at : at + 16] = bytes(16)
-    return bytes(entry), counters
-
-
-def format_entry(entry: bytes, family: Family) -> str:
-    """What iptables-save prints for an entry, from the first option on. Raises InvalidRuleError for other bytes."""
-    out = ffi.new("struct nfk_text *")
-    with _text_lock:
-        lib.nfk_rule_format(family.value, ffi.from_buffer(entry), len(entry), out)
-        try:
-            if out.failed:
-                raise InvalidRuleError(_text(out.reason))
-            return os.fsdecode(bytes(ffi.buffer(out.text, out.text_length))).strip()
-        finally:
-            lib.nfk_text_free(out)
-
-
-def require_target(name: str, family: Family) -> None:
-    """Raise InvalidRuleError, in libxtables' words, unless `name` is an extension that can be a target."""
-    out = ffi.new("struct nfk_text *")
-    with _text_lock:
-        lib.nfk_target_known(family.value, os.fsencode(name), out)
-    if out.failed:
-        raise InvalidRuleError(_text(out.reason))
 
 
 def read_image(name: str, family: Family) -> Image:
@@ -157,7 +103,7 @@ class TableHandle:
         """Names of all chains, base chains first, in table order."""
         names: list[str] = []
         while (name := lib.nfk_chain_name(self._table, len(names))) != ffi.NULL:
-            names.append(_text(name))
+            names.append(text(name))
         return names
 
     def has_chain(self, chain: str) -> bool:
@@ -168,7 +114,7 @@ class TableHandle:
         """Policy and counters of a base chain; None for a user chain."""
         packets, octets = ffi.new("uint64_t *"), ffi.new("uint64_t *")
         policy = lib.nfk_chain_policy(self._table, os.fsencode(chain), packets, octets)
-        return None if policy == ffi.NULL else (_text(policy), Counters(packets[0], octets[0]))
+        return None if policy == ffi.NULL else (text(policy), Counters(packets[0], octets[0]))
 
     def rules(self, chain: str) -> Iterator[Rule]:
         """The chain's rules in order."""
@@ -390,82 +336,6 @@ _COMMIT_WORDS = {
     errno.ENOENT: "No chain/target/match by that name",
     errno.EINVAL: "Invalid argument: an extension refuses its options, this table or this chain",
 }
-_NATIVE = sys.byteorder
-_COUNTERS_AT = {Family.IPV4: 96, Family.IPV6: 152}
-
-
-def write_recent(list_file: int, lock: int, ear: int, command: bytes) -> int:
-    """One command to the file of a list of xt_recent, in a turn of its own.
-
-    1: done. 0: another program has had a turn since, and nothing was done. Else minus the errno.
-    """
-    result: int = _lib.nfk_recent_write(list_file, lock, ear, command, len(command))
-    return result
-
-
-class WalkHandle:
-    """Owns a walker (csrc/xtables_walk.c) and its copies of images; tables are numbered as they are added."""
-
-    __slots__ = ("_walk",)
-
-    def __init__(self, family: Family) -> None:
-        self._walk = lib.nfk_walk_new(family.value)
-        if self._walk == ffi.NULL:
-            raise MemoryError
-
-    def close(self) -> None:
-        """Free the C memory; calling it again does nothing."""
-        walk, self._walk = self._walk, ffi.NULL
-        lib.nfk_walk_free(walk)
-
-    def add(self, image: Image, priority: int, *, watched: bool) -> None:
-        """Add a table. Raises ValueError for an image that no kernel would have."""
-        error = lib.nfk_walk_add_table(
-            self._open(), os.fsencode(image.name), priority, ffi.from_buffer(image.entries), len(image.entries),
-            image.valid_hooks, image.hook_entries, image.underflows, watched,
-        )  # fmt: skip
-        if error == errno.ENOMEM:
-            raise MemoryError
-        if error:
-            raise ValueError(f"this is no image of the {image.family} table {image.name}: {os.strerror(error)}")
-
-    def walk(self, probes: bytes, times: Sequence[int] | None) -> bytes:
-        """What becomes of each probe: struct nfk_walked, packed. With `times`, counts. Raises ValueError."""
-        count, rest = divmod(len(probes), ffi.sizeof("struct nfk_probe"))
-        if rest or (times is not None and len(times) != count):
-            raise ValueError("a list of probes that is cut off, or as many times as there are not probes")
-        out = ffi.new("struct nfk_walked[]", count)
-        so_often = ffi.NULL if times is None else ffi.new("uint32_t[]", times)
-        given = ffi.from_buffer("struct nfk_probe[]", probes)
-        error = lib.nfk_walk_flows(self._open(), given, count, so_often, out)
-        if error == errno.ENOMEM:
-            raise MemoryError
-        if error:
-            raise ValueError("a probe of another family, or on a way that there is none of")
-        return bytes(ffi.buffer(out))
-
-    def counters(self, table: int) -> tuple[list[int], list[int], list[int], list[int]]:
-        """Packets, bytes, doubts and possible packets by entry."""
-        count = lib.nfk_walk_entries(self._open(), table)
-        columns = [ffi.new("uint64_t[]", max(1, count)) for _ in range(4)]
-        lib.nfk_walk_counters(self._walk, table, *columns)
-        packets, octets, doubts, possible = (ffi.unpack(column, count) for column in columns)
-        return packets, octets, doubts, possible
-
-    def zero(self) -> None:
-        """Forget what was counted."""
-        lib.nfk_walk_zero(self._open())
-
-    def tell(self, table: int, answers: bytes) -> None:
-        """By entry: 0 no, 1 yes, 2 not known. Raises ValueError for another number of entries."""
-        if len(answers) != lib.nfk_walk_entries(self._open(), table):
-            raise ValueError("not one answer for each entry")
-        lib.nfk_walk_tell(self._walk, table, ffi.from_buffer(answers))
-
-    def _open(self) -> Any:
-        if self._walk == ffi.NULL:
-            raise ValueError("this walker is closed")
-        return self._walk
 
 
 @functools.cache
@@ -473,10 +343,6 @@ def _words(names: tuple[str, ...]) -> tuple[Any, list[Any]]:
     """Names as C takes them, and what keeps them alive."""
     words = [ffi.new("char[]", name.encode()) for name in names]
     return ffi.new("char *[]", words), words
-
-
-def _text(chars: Any) -> str:
-    return os.fsdecode(ffi.string(chars))
 
 
 def _index(position: int) -> int:
@@ -495,55 +361,3 @@ def _open_error(name: str, family: Family, error: int) -> Exception:
     if error == errno.EBADMSG:
         return UnsupportedError(f"the {family} table {name} is not cut into chains as iptables does it", feature=name)
     return UnsupportedError(f"reading the {family} table {name}: {os.strerror(error)}", feature=name)
-
-
-def doorkeeper_open() -> int:
-    """A descriptor of a fanotify group whose events hold up openers (fanotify(7), FAN_OPEN_PERM). Raises OSError."""
-    return _made(lib.nfk_doorkeeper_open(), "fanotify_init")
-
-
-def doorkeeper_add(group: int, file: int) -> None:
-    """Let the group hold up all who open the file that `file` is open on. Raises OSError."""
-    _done(lib.nfk_doorkeeper_add(group, file), "fanotify_mark")
-
-
-def listener_open() -> int:
-    """A descriptor of an inotify group. Raises OSError."""
-    return _made(lib.nfk_listener_open(), "inotify_init1")
-
-
-def listener_add(group: int, file: int, *, openings: bool) -> None:
-    """Let the group tell when the file gets or loses a name and, if asked, when it is opened and closed."""
-    _done(lib.nfk_listener_add(group, b"/proc/self/fd/%d" % file, openings), "inotify_add_watch")
-
-
-def ticker_open(seconds: float) -> int:
-    """A descriptor that becomes readable every so many seconds (timerfd). Raises OSError."""
-    return _made(lib.nfk_ticker_open(max(1, round(seconds * 1e9))), "timerfd_create")
-
-
-def table_size_mark(socket: int, family: Family, name: str) -> int:
-    """A number that changes with the table's size or hooks. Costs one getsockopt. Raises OSError."""
-    return _mark(lib.nfk_table_size_mark, socket, family, name)
-
-
-def table_rules_mark(socket: int, family: Family, name: str) -> int:
-    """A number that changes with the table's rules, but not with their counters. Reads all of it. Raises OSError."""
-    return _mark(lib.nfk_table_rules_mark, socket, family, name)
-
-
-def _mark(call: Any, socket: int, family: Family, name: str) -> int:
-    mark = ffi.new("uint64_t *")
-    _done(call(socket, family.value, os.fsencode(name), mark), f"reading the {family} table {name}")
-    return int(mark[0])
-
-
-def _made(descriptor: int, doing: str) -> int:
-    if descriptor < 0:
-        raise OSError(-descriptor, f"{doing}: {os.strerror(-descriptor)}")
-    return descriptor
-
-
-def _done(error: int, doing: str) -> None:
-    if error:
-        raise OSError(error, f"{doing}: {os.strerror(error)}")
