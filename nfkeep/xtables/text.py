@@ -13,6 +13,9 @@ from nfkeep.xtables import _ffi
 __all__ = ["Rule", "parse", "split"]
 
 
+_MEANS_MORE = frozenset("\"'\\\0")
+
+
 def parse(text: str, family: Family) -> Rule:
     """The rule that `text` describes, without `-A CHAIN`; raises InvalidRuleError."""
     entry, counters = _ffi.parse_words(split(text), family)
@@ -25,6 +28,8 @@ def split(text: str) -> list[str]:
     Double quotes group, with `\` before a quote or a backslash inside; single quotes group as in a shell; a backslash
     elsewhere is a character like any other, as in iptables-restore.
     """
+    if not _MEANS_MORE.intersection(text):
+        return text.split()
     words: list[str] = []
     word: list[str] | None = None
     quote = ""
