@@ -239,7 +239,7 @@ def test_shortest_timeouts(make_list: Callable[..., IpsetBackend], timeout_ms: i
     begun = time.monotonic()
     backend.add(Kind.HOST4, key("203.0.113.9"), timeout_ms)
     assert wait_until(lambda: backend.get(Kind.HOST4, key("203.0.113.9")) is None)
-    assert time.monotonic() - begun >= 1.0
+    assert time.monotonic() - begun >= 0.99  # the kernel counts in ticks, of 10 ms at the most
 
 
 def test_time_runs_out(make_list: Callable[..., IpsetBackend]) -> None:
