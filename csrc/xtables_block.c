@@ -9,7 +9,7 @@
 
 #include "xtables_block.h"
 
-enum { KEPT = 6, LARGEST_KEPT = 32 << 20, SMALLEST_KEPT = 16 << 10, TOO_LARGE = 4 };
+enum { KEPT = 6, LARGEST_KEPT = 32 << 20, SMALLEST_KEPT = 16 << 10 };
 
 struct block {
     size_t size;
@@ -27,16 +27,29 @@ static void put_back(int place, struct block *block)
         free(block);
 }
 
+/* The smallest one that is large enough: the six of one change find their places again in the next. */
+static struct block *take(size_t size)
+{
+    struct block *all[KEPT];
+    int best = -1;
+
+    for (int i = 0; i < KEPT; i++) {
+        all[i] = __atomic_exchange_n(&kept[i], NULL, __ATOMIC_ACQ_REL);
+        if (all[i] && all[i]->size >= size && (best < 0 || all[i]->size < all[best]->size))
+            best = i;
+    }
+    for (int i = 0; i < KEPT; i++)
+        if (i != best)
+            put_back(i, all[i]);
+    return best < 0 ? NULL : all[best];
+}
+
 void *nfk_block(size_t size)
 {
-    struct block *block;
+    struct block *block = size < SMALLEST_KEPT ? NULL : take(size);
 
-    for (int i = 0; i < KEPT && size >= SMALLEST_KEPT; i++) {
-        block = __atomic_exchange_n(&kept[i], NULL, __ATOMIC_ACQ_REL);
-        if (block && block->size >= size && block->size / TOO_LARGE <= size)
-            return block->bytes;
-        put_back(i, block);
-    }
+    if (block)
+        return block->bytes;
     block = malloc(sizeof(*block) + size);
     if (!block)
         return NULL;
@@ -53,17 +66,24 @@ void *nfk_block_zeroed(size_t size)
     return block;
 }
 
+/* Into an empty place, or that of a smaller block: so the largest ones stay. */
 void nfk_block_free(void *bytes)
 {
     struct block *block = bytes ? (struct block *)((unsigned char *)bytes - offsetof(struct block, bytes)) : NULL;
 
-    if (!block)
+    if (!block || block->size < SMALLEST_KEPT || block->size > LARGEST_KEPT) {
+        free(block);
         return;
-    for (int i = 0; i < KEPT && block->size >= SMALLEST_KEPT && block->size <= LARGEST_KEPT; i++) {
-        struct block *none = NULL;
+    }
+    for (int i = 0; i < KEPT && block; i++) {
+        struct block *other = __atomic_exchange_n(&kept[i], NULL, __ATOMIC_ACQ_REL);
 
-        if (__atomic_compare_exchange_n(&kept[i], &none, block, 0, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-            return;
+        if (!other || other->size < block->size) {
+            put_back(i, block);
+            block = other;
+        } else {
+            put_back(i, other);
+        }
     }
     free(block);
 }
