@@ -39,7 +39,7 @@ def exists() -> bool:
     """Whether there is a run directory at all: a quick look. Raises NfkeepError if others could have written to it."""
     try:
         found = os.lstat(os.environ.get(VARIABLE) or DEFAULT)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
     _require_own(_base(), found)
     return True
@@ -60,11 +60,20 @@ def make() -> Path:
     """The directory of this network namespace, made if it is missing. Raises PermissionDeniedError, NfkeepError."""
     base = _base()
     try:
-        for folder in (base, base / namespace()):
-            _require_own(folder, _made(folder))
+        while True:
+            # A process of another namespace may remove the outer one, if it is empty, at any time.
+            with contextlib.suppress(FileNotFoundError):
+                _require_own(base, _made(base, parents=True))
+                own = base / namespace()
+                _require_own(own, _made(own, parents=False))
+                return own
     except PermissionError:
         raise PermissionDeniedError(f"making the directory {base}", "root") from None
-    return base / namespace()
+    except OSError as error:
+        raise NfkeepError(
+            f"the directory {base}, where nfkeep notes what is in flight, cannot be made: {error.strerror}; the "
+            f"environment variable {VARIABLE} names another"
+        ) from None
 
 
 def _require_own(folder: Path, found: os.stat_result) -> None:
@@ -74,13 +83,10 @@ def _require_own(folder: Path, found: os.stat_result) -> None:
         )
 
 
-def _made(folder: Path) -> os.stat_result:
-    """A directory, made if need be; another namespace's process may remove an empty one at any time."""
-    while True:
-        with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=0o700, parents=True)
-        with contextlib.suppress(FileNotFoundError):
-            return folder.lstat()
+def _made(folder: Path, *, parents: bool) -> os.stat_result:
+    with contextlib.suppress(FileExistsError):
+        folder.mkdir(mode=0o700, parents=parents)
+    return folder.lstat()
 
 
 def write(name: str, content: bytes) -> None:

@@ -381,3 +381,15 @@ def test_a_run_directory_that_others_can_write_to(
     with namespace, pytest.raises(NfkeepError, match="mode 0700"):
         nfkeep.recover()
     assert rules(namespace) == before
+
+
+def test_a_run_directory_that_cannot_be_made(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One clear error, with the way out of it, before anything is changed."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("NFKEEP_RUN_DIRECTORY", str(tmp_path / "file" / "below"))
+    namespace.run("iptables-legacy -A INPUT -m limit --limit 5/min -j ACCEPT")
+    with namespace, pytest.raises(NfkeepError, match="NFKEEP_RUN_DIRECTORY"), nfkeep.transaction() as tx:
+        tx.flush("INPUT")
+    assert "--limit" in namespace.run("iptables-legacy -S").stdout
