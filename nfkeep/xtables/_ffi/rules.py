@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nfkeep.errors import InvalidRuleError
 from nfkeep.model import Counters, Family
-from nfkeep.xtables._ffi.library import ffi, lib, text
+from nfkeep.xtables._ffi.door import ffi, lib, text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -16,7 +16,7 @@ from nfkeep.errors import (
     UnsupportedError,
 )
 from nfkeep.model import Counters, Family, Rule
-from nfkeep.xtables._ffi.library import ffi, lib, text
+from nfkeep.xtables._ffi.door import ffi, lib, text
 from nfkeep.xtables._ffi.rules import require_target
 from nfkeep.xtables.entry import decode
 from nfkeep.xtables.image import Image

@@ -7,7 +7,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from nfkeep.model import Family
-from nfkeep.xtables._ffi.library import ffi, lib
+from nfkeep.xtables._ffi.door import ffi, lib
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

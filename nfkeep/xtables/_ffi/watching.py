@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from nfkeep.model import Family
-from nfkeep.xtables._ffi.library import ffi, lib
+from nfkeep.xtables._ffi.door import ffi, lib
 
 
 def write_recent(list_file: int, lock: int, ear: int, command: bytes) -> int:
