@@ -435,3 +435,20 @@ def _python() -> list[str]:
     import sys
 
     return [sys.executable, "-c"]
+
+
+def test_references_of_ipset_come_through(namespace: Namespace) -> None:
+    """A set that a rule names keeps its elements and one reference through many replaces; none when the rule goes."""
+    rule = "-m set --match-set kept src -j DROP"
+    namespace.run("ipset create kept hash:ip")
+    namespace.run("ipset add kept 192.0.2.7")
+    with namespace:
+        for text in (rule, *("-s 192.0.2.1 -j DROP",) * 100):
+            with nfkeep.transaction() as tx:
+                tx.append("INPUT", text)
+        listed = namespace.run("ipset list kept").stdout
+        assert "References: 1\n" in listed
+        assert "192.0.2.7" in listed
+        with nfkeep.transaction() as tx:
+            tx.delete("INPUT", rule)
+    namespace.run("ipset destroy kept")
