@@ -1,5 +1,7 @@
 """What one rule more costs in a table without state: nfkeep beside libip4tc in C and `iptables -A`.
 
+The C program has the rule's bytes ready, so nfkeep is given a `Rule`; then the same from its text.
+
 Run as root: python benchmarks/tables.py [--rules 10 1000 10000 50000]. In namespaces of its own. Both take turns,
 so that the ratios count whatever else the machine does. Needs a C compiler and libip4tc's headers.
 """
@@ -7,6 +9,7 @@ so that the ratios count whatever else the machine does. Needs a C compiler and 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import statistics
 import subprocess
@@ -20,6 +23,7 @@ from nfkeep.namespaces import Namespace
 
 HERE = Path(__file__).parent
 RULE = "-s 192.0.2.1 -j DROP"
+TURNS = 20
 
 
 def peer(folder: str) -> str:
@@ -35,19 +39,23 @@ def filled(rules: int) -> Namespace:
     return namespace
 
 
-def in_c(process: subprocess.Popen[str]) -> float:
+def in_c(process: subprocess.Popen[str], times: int) -> list[float]:
     assert process.stdin is not None
     assert process.stdout is not None
-    process.stdin.write("\n")
+    process.stdin.write(f"{times}\n")
     process.stdin.flush()
     answer: IO[str] = process.stdout
-    return float(answer.readline())
+    return [float(each) for each in answer.readline().split()]
 
 
-def in_python() -> float:
+def in_python(rule: nfkeep.Rule | str, times: int) -> list[float]:
+    return [_in_python(rule) for _ in range(times)]
+
+
+def _in_python(rule: nfkeep.Rule | str) -> float:
     started = time.perf_counter()
     with nfkeep.transaction() as tx:
-        tx.append("INPUT", RULE)
+        tx.append("INPUT", rule)
     taken = (time.perf_counter() - started) * 1e6
     with nfkeep.transaction() as tx:
         tx.delete("INPUT", RULE)
@@ -70,19 +78,22 @@ def main() -> None:
         lock = os.environ["XTABLES_LOCKFILE"] = f"{folder}/xtables.lock"
         program = peer(folder)
         print("one rule appended, no state in the table (microseconds, medians; the ratio to libip4tc)")
-        print(f"{'rules':>8}  {'libip4tc in C':>14}  {'nfkeep':>10}  {'ratio':>6}  {'iptables -A':>12}  {'ratio':>6}")
+        names = ("nfkeep", "from text", "iptables -A")
+        print(f"{'rules':>8}  {'libip4tc in C':>14}", *(f"{name:>12}  {'ratio':>6}" for name in names), sep="  ")
+        ready = nfkeep.Rule.parse(RULE)
         for rules in asked.rules:
             namespace = filled(rules)
-            runs = 200 if rules < 10_000 else 25
+            times = 20 if rules < 10_000 else 2
             with (
                 namespace,
                 subprocess.Popen([program, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process,
             ):
-                taken = [(in_c(process), in_python(), by_command(namespace) if n < 20 else 0.0) for n in range(runs)]
+                turns = [(in_c(process, times), in_python(ready, times), in_python(RULE, times)) for _ in range(TURNS)]
+                commands = [by_command(namespace) for _ in range(20)]
             namespace.close()
-            c, python = (statistics.median(run[n] for run in taken) for n in (0, 1))
-            command = statistics.median(run[2] for run in taken[:20])
-            print(f"{rules:>8}  {c:>14.0f}  {python:>10.0f}  {python / c:>6.2f}  {command:>12.0f}  {command / c:>6.2f}")
+            ours = (itertools.chain.from_iterable(column) for column in zip(*turns, strict=True))
+            c, *others = (statistics.median(column) for column in (*ours, commands))
+            print(f"{rules:>8}  {c:>14.0f}", *(f"{each:>12.0f}  {each / c:>6.2f}" for each in others), sep="  ")
 
 
 if __name__ == "__main__":

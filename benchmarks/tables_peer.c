@@ -1,6 +1,6 @@
 /* The peer of benchmarks/tables.py: one rule appended to the table filter through libip4tc, as a C program would do it.
- * Takes the xtables lock, reads, appends, commits; then deletes the rule again, untimed. Prints microseconds, one line
- * for each run. Arguments: the lock file, runs. Reads one line from stdin before each run. */
+ * Takes the xtables lock, reads, appends, commits; then deletes the rule again, untimed. Prints microseconds.
+ * Argument: the lock file. Each line of stdin says how often, and is answered by one line. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,6 +36,7 @@ static struct ipt_entry *drop_rule(void)
 static void change(const char *lock_path, const struct ipt_entry *entry, int add)
 {
     int lock = open(lock_path, O_CREAT | O_CLOEXEC, 0600);
+    xt_chainlabel chain = "INPUT";
     struct xtc_handle *table;
     unsigned char *mask;
 
@@ -46,7 +47,7 @@ static void change(const char *lock_path, const struct ipt_entry *entry, int add
         exit(2);
     mask = malloc(entry->next_offset);
     memset(mask, 0xff, entry->next_offset);
-    if (!(add ? iptc_append_entry("INPUT", entry, table) : iptc_delete_entry("INPUT", entry, mask, table))
+    if (!(add ? iptc_append_entry(chain, entry, table) : iptc_delete_entry(chain, entry, mask, table))
         || !iptc_commit(table))
         exit(3);
     iptc_free(table);
@@ -62,12 +63,15 @@ int main(int argc, char **argv)
     if (argc != 2)
         return 4;
     while (fgets(line, sizeof(line), stdin)) {
-        double started = microseconds();
+        for (int i = atoi(line); i > 0; i--) {
+            double started = microseconds();
 
-        change(argv[1], entry, 1);
-        printf("%.1f\n", microseconds() - started);
+            change(argv[1], entry, 1);
+            printf("%.1f ", microseconds() - started);
+            change(argv[1], entry, 0);
+        }
+        putchar('\n'); /* only now does the other one go for the lock */
         fflush(stdout);
-        change(argv[1], entry, 0);
     }
     return 0;
 }

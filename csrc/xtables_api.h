@@ -40,13 +40,13 @@ void nfk_rule_format(int family, const void *entry, size_t length, struct nfk_te
 void nfk_target_known(int family, const char *name, struct nfk_text *out);
 void nfk_text_free(struct nfk_text *out);
 
-/* A table taken apart, with the kernel's bytes of that moment kept beside it. */
-nfk_table *nfk_table_open(int family, const char *name, int *error);
+/* A table taken apart, with the kernel's bytes of that moment kept beside it; NULL with errno set. */
+nfk_table *nfk_table_open(int family, const char *name);
 void nfk_table_close(nfk_table *table);
 /* 1: the kernel's table is, but for counters, as it was when opened; 0: it is not; negative: -errno. */
 int nfk_table_unchanged(nfk_table *table);
-/* Writes the table, once. On failure *applied says whether the new rules are live all the same. */
-int nfk_table_commit(nfk_table *table, int *applied);
+/* Writes the table, once. Negative: -errno, but the new rules are live. */
+int nfk_table_commit(nfk_table *table);
 /* After a commit: the table as it was when opened, counters going on. */
 int nfk_table_revert(nfk_table *table);
 /* The bytes of the moment of opening; they belong to the table. */
@@ -98,6 +98,11 @@ int nfk_table_scan(nfk_table *table, const char *const *names, size_t count, int
 void nfk_hits_free(struct nfk_hit *hits);
 /* Whether any rule does. */
 int nfk_table_has(nfk_table *table, const char *const *names, size_t count);
+
+/* A file, named by an environment variable or else by `otherwise`: opened and locked with flock(2), or -errno;
+ * whether there is none. */
+int nfk_lock_try(const char *variable, const char *otherwise);
+int nfk_is_absent(const char *variable, const char *otherwise);
 
 /* One command to the open file of a list of xt_recent, in a turn of its own: 1 done; 0 another program has had one since,
  * and nothing was done; -errno. */

@@ -33,6 +33,7 @@ ffi.set_source(
         "csrc/xtables_load.c",
         "csrc/xtables_commit.c",
         "csrc/xtables_scan.c",
+        "csrc/xtables_lock.c",
         "csrc/xtables_recent.c",
         "csrc/xtables_walk.c",
         "csrc/xtables_walk_conntrack.c",

@@ -218,17 +218,16 @@ static int replace(nfk_table *table, struct written *out, uint32_t old, int *app
     return error;
 }
 
-int nfk_table_commit(nfk_table *table, int *applied)
+int nfk_table_commit(nfk_table *table)
 {
     struct written out = {0};
-    int error = write_out(table, &out);
+    int error = write_out(table, &out), applied = 0;
 
-    *applied = 0;
     if (!error)
-        error = replace(table, &out, table->image.number, applied);
-    table->written = *applied ? out.replace->num_entries : 0;
+        error = replace(table, &out, table->image.number, &applied);
+    table->written = applied ? out.replace->num_entries : 0;
     written_free(&out);
-    return error;
+    return applied ? -error : error;
 }
 
 /* The image again: what its entries had counted in the end, and what has been counted for them since. */

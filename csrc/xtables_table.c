@@ -8,37 +8,34 @@
 #include "xtables_block.h"
 #include "xtables_table.h"
 
-static nfk_table *new_table(int family, const char *name, int *error)
+static int read_table(nfk_table *table, int family, const char *name)
 {
-    nfk_table *table = calloc(1, sizeof(*table));
+    int error;
 
-    *error = table ? 0 : ENOMEM;
-    if (!table)
-        return NULL;
     table->family = family;
     table->fd = -1;
     if (strlen(name) >= sizeof(table->name))
-        *error = ENOENT;
-    else
-        strcpy(table->name, name);
-    return table;
+        return ENOENT;
+    strcpy(table->name, name);
+    table->fd = socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
+    if (table->fd < 0)
+        return errno;
+    error = nfk_image_read(family, table->fd, name, &table->image);
+    if (error)
+        return error;
+    return nfk_table_take_apart(table, &table->image, true) ? EBADMSG : 0;
 }
 
-nfk_table *nfk_table_open(int family, const char *name, int *error)
+nfk_table *nfk_table_open(int family, const char *name)
 {
-    nfk_table *table = new_table(family, name, error);
+    nfk_table *table = calloc(1, sizeof(*table));
+    int error = table ? read_table(table, family, name) : ENOMEM;
 
-    if (table && !*error) {
-        table->fd = socket(family, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
-        *error = table->fd < 0 ? errno : nfk_image_read(family, table->fd, name, &table->image);
-    }
-    if (table && !*error && nfk_table_take_apart(table, &table->image, true))
-        *error = EBADMSG;
-    if (*error) {
-        nfk_table_close(table);
-        return NULL;
-    }
-    return table;
+    if (!error)
+        return table;
+    nfk_table_close(table);
+    errno = error;
+    return NULL;
 }
 
 void nfk_table_close(nfk_table *table)

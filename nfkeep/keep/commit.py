@@ -13,15 +13,22 @@ from nfkeep.keep.plan import make_plan
 from nfkeep.keep.report import Report
 from nfkeep.xtables.tables import in_use
 
+_NOTHING = Report()
+
 
 def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool) -> Report:
     """Write what has changed. After ConflictError or StateLossError nothing has; of CommitError see `applied`."""
+    if len(tables) == 1 and not tables[0].keeps_state:
+        if tables[0].changed:
+            tables[0].write()
+        return _NOTHING
     changed = [each for each in tables if each.changed]
+    if not changed:
+        return _NOTHING
     afters = [each.observe_after() for each in changed]
     if len(changed) == 1 and afters[0] is None:
         changed[0].write()
-    if not changed or (len(changed) == 1 and afters[0] is None):
-        return Report()
+        return _NOTHING
     befores = [each.before or _stateless(each) for each in changed]
     wanted = [after or _stateless(each) for each, after in zip(changed, afters, strict=True)]
     plans = [

@@ -23,18 +23,21 @@ class TableEdits:
     by that call. Positions count from 1. A rule is a `Rule` or its text.
     """
 
+    changed = False
+    _handle: TableHandle | None = None
+    _before: Observation | None = None
+    _read_seconds = _read_at = 0.0
+
     def __init__(self, table: str, family: Family) -> None:
         check_name(table)
         self.table = table
         self.family = family
-        self.changed = False
-        self._handle: TableHandle | None = None
-        self._before: Observation | None = None
-        self._read_seconds = self._read_at = 0.0
 
     def append(self, chain: str, rule: Rule | str) -> None:
         """Add a rule at the end of a chain."""
-        self.handle.append(chain, self._placed(chain, rule))
+        made = rule if isinstance(rule, Rule) else parse(rule, self.family)
+        check_place(self.table, chain, made)
+        self.handle.append(chain, made)
         self.changed = True
 
     def insert(self, chain: str, rule: Rule | str, position: int = 1) -> None:
@@ -114,7 +117,12 @@ class TableEdits:
 
     def observe_after(self) -> Observation | None:
         """The table as it is to be; None if nothing in it keeps state, before or after."""
-        return observe(self.handle) if self._before is not None or self.handle.has(KEEPING) else None
+        return observe(self.handle) if self.keeps_state else None
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether anything in the table keeps state, before or after."""
+        return self._before is not None or self.handle.has(KEEPING)
 
     def write(self) -> None:
         """Write the table. Raises ConflictError if another program has changed it meanwhile, CommitError.

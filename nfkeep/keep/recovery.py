@@ -40,13 +40,14 @@ def recover(*, lock_timeout: float | None = 60.0) -> tuple[Recovered, ...]:
 
 def recover_locked() -> tuple[Recovered, ...]:
     """The same, for one who has the xtables lock."""
+    if not rundir.exists():
+        return ()
     recovered = []
     for name, flight in journal.left_behind():
         if flight is not None:
             recovered.append(_recover(flight))
         journal.forget(name)
-    if rundir.exists():
-        journal.sweep()
+    journal.sweep()
     return tuple(recovered)
 
 

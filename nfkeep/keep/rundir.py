@@ -14,11 +14,13 @@ import stat
 from pathlib import Path
 
 from nfkeep.errors import NfkeepError, PermissionDeniedError
+from nfkeep.xtables.lock import is_absent
 
 DEFAULT = "/run/nfkeep"
 VARIABLE = "NFKEEP_RUN_DIRECTORY"
 """The environment variable that names another directory."""
 
+_VARIABLE, _DEFAULT = VARIABLE.encode(), DEFAULT.encode()
 _SO_NETNS_COOKIE = 71  # asm-generic/socket.h, Linux 5.14
 
 
@@ -37,8 +39,10 @@ def names(prefix: str) -> list[str]:
 
 def exists() -> bool:
     """Whether there is a run directory at all: a quick look. Raises NfkeepError if others could have written to it."""
+    if is_absent(_VARIABLE, _DEFAULT):  # without an exception: this is asked before every change
+        return False
     try:
-        found = os.lstat(os.environ.get(VARIABLE) or DEFAULT)
+        found = os.lstat(_base())
     except (FileNotFoundError, NotADirectoryError):
         return False
     _require_own(_base(), found)

@@ -24,14 +24,15 @@ OnLoss = Literal["report", "refuse"]
 class _Block:
     """What all transactions have in common: the lock, one use, and the report in the end."""
 
+    _report: Report | None = None
+    _used = False
+
     def __init__(self, tables: Sequence[TableEdits], on_loss: OnLoss, hold: bool, lock_timeout: float | None) -> None:
         if on_loss not in ("report", "refuse"):
             raise NfkeepError(f'on_loss is "report" or "refuse", not {on_loss!r}')
         self.on_loss = on_loss
         self.hold = hold
         self._tables = tables
-        self._report: Report | None = None
-        self._used = False
         self._lock = XtablesLock(lock_timeout)
 
     @property

@@ -11,23 +11,36 @@ import threading
 import time
 
 from nfkeep.errors import LockTimeoutError, PermissionDeniedError
+from nfkeep.xtables._ffi import is_absent as is_absent
+from nfkeep.xtables._ffi import try_lock
 
-DEFAULT_PATH = "/run/xtables.lock"
+VARIABLE, DEFAULT_PATH = "XTABLES_LOCKFILE", "/run/xtables.lock"
+_VARIABLE, _DEFAULT = VARIABLE.encode(), DEFAULT_PATH.encode()
 
 
 class XtablesLock:
     """Holds the lock between `acquire` and `release`; a context manager. Not re-entrant."""
 
+    __slots__ = ("_fd", "timeout_seconds")
+
     def __init__(self, timeout_seconds: float | None = None) -> None:
-        self.path = os.environ.get("XTABLES_LOCKFILE") or DEFAULT_PATH
         self.timeout_seconds = timeout_seconds
         self._fd: int | None = None
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return os.environ.get(VARIABLE) or DEFAULT_PATH
 
     def acquire(self) -> None:
         """Wait for the lock, for `timeout_seconds` at most (None: as long as it takes; 0: not at all).
 
         Raises LockTimeoutError, or PermissionDeniedError if the file cannot be opened.
         """
+        fd = try_lock(_VARIABLE, _DEFAULT)
+        self._fd = fd if fd >= 0 else self._wait()
+
+    def _wait(self) -> int:
         try:
             fd = os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except PermissionError:
@@ -37,7 +50,7 @@ class XtablesLock:
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
+        return fd
 
     def release(self) -> None:
         """Let others in. Idempotent."""

@@ -65,7 +65,8 @@ def check_place(table: str, chain: str, rule: Rule) -> None:
 
     As do_parse() in iptables/xshared.c: an interface that packets do not have yet or no longer, DROP in nat.
     """
-    if table != "nat" and not any(rule.entry[_INTERFACES[rule.family]]):
+    at = _INTERFACES6_AT if rule.family is Family.IPV6 else _INTERFACES4_AT
+    if table != "nat" and rule.entry.startswith(_NO_INTERFACES, at):
         return
     entry = decode(rule)
     if chain in ("PREROUTING", "INPUT") and (any(entry.out_interface) or entry.inverted & INV_OUT_INTERFACE):
@@ -77,7 +78,8 @@ def check_place(table: str, chain: str, rule: Rule) -> None:
 
 
 # From the first interface to the flags that invert, in struct ipt_ip and ip6t_ip6; without masks the rest is zero.
-_INTERFACES = {Family.IPV4: slice(16, 80), Family.IPV6: slice(64, 128)}
+_INTERFACES4_AT, _INTERFACES6_AT = 16, 64
+_NO_INTERFACES = bytes(64)
 
 
 def in_use(family: Family) -> tuple[str, ...]:

@@ -199,10 +199,8 @@ static void change(nfk_table *table)
 static void write_and_revert(nfk_table *table, int family)
 {
     struct nfk_layout layout;
-    int applied;
 
-    nfk_table_commit(table, &applied);
-    if (applied)
+    if (nfk_table_commit(table) <= 0)
         nfk_table_revert(table);
     if (nfk_table_unchanged(table) != 1)
         __builtin_trap();
@@ -215,7 +213,7 @@ static void write_and_revert(nfk_table *table, int family)
 void fuzz_one(const uint8_t *data, size_t size)
 {
     nfk_table *table;
-    int family, error;
+    int family;
 
     if (size < sizeof(info))
         return;
@@ -223,7 +221,7 @@ void fuzz_one(const uint8_t *data, size_t size)
     entries = data + sizeof(info);
     entries_size = size - sizeof(info);
     family = info.v6 & 1 ? AF_INET6 : AF_INET;
-    table = nfk_table_open(family, "filter", &error);
+    table = nfk_table_open(family, "filter");
     if (!table)
         return;
     look(table, family);

@@ -4,6 +4,7 @@ C memory has one owner each, `TableHandle` or `WalkHandle`; text calls are seria
 keep global state.
 """
 
+from nfkeep.xtables._ffi.beginning import is_absent, try_lock
 from nfkeep.xtables._ffi.rules import format_entry, parse_words, require_target
 from nfkeep.xtables._ffi.tables import TableHandle, read_image
 from nfkeep.xtables._ffi.walks import WalkHandle
@@ -24,6 +25,7 @@ __all__ = [
     "doorkeeper_add",
     "doorkeeper_open",
     "format_entry",
+    "is_absent",
     "listener_add",
     "listener_open",
     "parse_words",
@@ -32,5 +34,6 @@ __all__ = [
     "table_rules_mark",
     "table_size_mark",
     "ticker_open",
+    "try_lock",
     "write_recent",
 ]

@@ -43,10 +43,9 @@ class TableHandle:
         self.name = name
         self.family = family
         self._committed = False
-        error = ffi.new("int *")
-        self._table = lib.nfk_table_open(family.value, os.fsencode(name), error)
-        if self._table == ffi.NULL:
-            raise _open_error(name, family, error[0])
+        self._table = lib.nfk_table_open(family.value, name.encode())
+        if not self._table:
+            raise _open_error(name, family, ffi.errno)
 
     def close(self) -> None:
         """Free the C memory; further use is an error. Idempotent."""
@@ -125,15 +124,17 @@ class TableHandle:
 
     def has(self, names: tuple[str, ...]) -> bool:
         """Whether any rule carries a match or a target of one of `names`."""
-        return bool(lib.nfk_table_has(self._table, _words(names)[0], len(names)))
+        words, count, _ = _words(names)
+        return bool(lib.nfk_table_has(self._table, words, count))
 
     def scan(self, names: tuple[str, ...], *, jumps: bool = True) -> list[tuple[int, int, Rule]]:
         """Rules that carry an extension of one of `names` or, with `jumps`, go to a user chain.
 
         As (index of the chain in `chains()`, position from 1, rule).
         """
+        words, count, _ = _words(names)
         hits, found = ffi.new("struct nfk_hit **"), ffi.new("size_t *")
-        if lib.nfk_table_scan(self._table, _words(names)[0], len(names), jumps, hits, found):
+        if lib.nfk_table_scan(self._table, words, count, jumps, hits, found):
             raise MemoryError
         try:
             return [
@@ -153,28 +154,31 @@ class TableHandle:
 
     def replace(self, chain: str, position: int, rule: Rule) -> None:
         """Put a rule in the place of number `position`."""
-        name, entry = self._for(chain, rule)
-        counted = rule.counters
+        if rule.family is not self.family:
+            raise self._other_family(rule)
+        name, entry, counted = os.fsencode(chain), rule.entry, rule.counters
         error = lib.nfk_rule_replace(
-            self._table, name, _index(position), entry, len(rule.entry), counted.packets, counted.bytes
+            self._table, name, _index(position), entry, len(entry), counted.packets, counted.bytes
         )
         if error:
-            raise self._refused(error, _WORDS.get(("replace", error)), rule)
+            raise self._refused(error, "replace", chain, rule)
 
     def rewrite(self, chain: str, position: int, rule: Rule) -> None:
         """Give rule number `position` other bytes; its counters go on."""
-        name, entry = self._for(chain, rule)
-        error = lib.nfk_rule_rewrite(self._table, name, _index(position), entry, len(rule.entry))
+        if rule.family is not self.family:
+            raise self._other_family(rule)
+        error = lib.nfk_rule_rewrite(self._table, os.fsencode(chain), _index(position), rule.entry, len(rule.entry))
         if error:
-            raise self._refused(error, _WORDS.get(("replace", error)), rule)
+            raise self._refused(error, "replace", chain, rule)
 
     def delete(self, chain: str, rule: Rule) -> None:
         """Take out the first rule equal to `rule`."""
-        name, entry = self._for(chain, rule)
-        error = ffi.new("int *")
-        index = lib.nfk_rule_find(self._table, name, entry, len(rule.entry), error)
+        if rule.family is not self.family:
+            raise self._other_family(rule)
+        name, error = os.fsencode(chain), ffi.new("int *")
+        index = lib.nfk_rule_find(self._table, name, rule.entry, len(rule.entry), error)
         if index < 0:
-            raise self._refused(error[0], _WORDS.get(("delete", error[0])), rule)
+            raise self._refused(error[0], "delete", chain, rule)
         lib.nfk_rule_delete_at(self._table, name, index)
 
     def delete_at(self, chain: str, position: int) -> None:
@@ -221,15 +225,15 @@ class TableHandle:
         """
         if self._committed:
             raise NfkeepError(f"the table {self.name} was written already; open it again for another change")
-        applied = ffi.new("int *")
-        error = lib.nfk_table_commit(self._table, applied)
-        self._committed = bool(applied[0])
-        if not error:
+        result = lib.nfk_table_commit(self._table)
+        self._committed = result <= 0
+        if result == 0:
             return
+        error = abs(result)
         why = _COMMIT_WORDS.get(error, os.strerror(error))
         if error == errno.EPERM:
             raise PermissionDeniedError(f"writing table {self.name}")
-        if applied[0]:
+        if self._committed:
             raise CommitError(
                 f"the new rules of table {self.name} are live, but their counters could not be put back: {why}",
                 applied=True,
@@ -273,20 +277,15 @@ class TableHandle:
         return Rule(self.family, bytes(ffi.buffer(into, size)), Counters(packets[0], octets[0]))
 
     def _insert(self, chain: str, rule: Rule, index: int) -> None:
-        name, entry = self._for(chain, rule)
-        counted = rule.counters
-        error = lib.nfk_rule_insert(self._table, name, index, entry, len(rule.entry), counted.packets, counted.bytes)
-        if error:
-            raise self._refused(error, _WORDS.get(("insert", error)), rule)
-
-    def _for(self, chain: str, rule: Rule) -> tuple[bytes, Any]:
-        """A chain's name and a rule's bytes as C takes them; the chain is there, the rule of this family."""
-        name = os.fsencode(chain)
-        if not lib.nfk_chain_exists(self._table, name):
-            raise InvalidRuleError(f"table {self.name} has no chain {chain!r}", f"-A {chain} {rule}")
         if rule.family is not self.family:
-            raise InvalidRuleError(f"an {rule.family} rule cannot go into an {self.family} table", str(rule))
-        return name, ffi.from_buffer(rule.entry)
+            raise self._other_family(rule)
+        entry, counted, name = rule.entry, rule.counters, os.fsencode(chain)
+        error = lib.nfk_rule_insert(self._table, name, index, entry, len(entry), counted.packets, counted.bytes)
+        if error:
+            raise self._refused(error, "insert", chain, rule)
+
+    def _other_family(self, rule: Rule) -> InvalidRuleError:
+        return InvalidRuleError(f"an {rule.family} rule cannot go into an {self.family} table", str(rule))
 
     def _name(self, chain: str) -> bytes:
         name = os.fsencode(chain)
@@ -298,11 +297,13 @@ class TableHandle:
         if error:
             raise InvalidRuleError(_WORDS.get((doing, error), _UNNAMED))
 
-    def _refused(self, error: int, words: str | None, rule: Rule) -> InvalidRuleError:
+    def _refused(self, error: int, doing: str, chain: str, rule: Rule) -> InvalidRuleError:
+        if not self.has_chain(chain):
+            return InvalidRuleError(f"table {self.name} has no chain {chain!r}", f"-A {chain} {rule}")
         jump = decode(rule).jump
         if error == errno.ENOENT and jump is not None and not self.has_chain(jump):
             require_target(jump, self.family)
-        return InvalidRuleError(words or _UNNAMED, str(rule))
+        return InvalidRuleError(_WORDS.get((doing, error), _UNNAMED), str(rule))
 
 
 def _layout(image: Image) -> tuple[Any, Any]:
@@ -339,10 +340,10 @@ _COMMIT_WORDS = {
 
 
 @functools.cache
-def _words(names: tuple[str, ...]) -> tuple[Any, list[Any]]:
-    """Names as C takes them, and what keeps them alive."""
+def _words(names: tuple[str, ...]) -> tuple[Any, int, list[Any]]:
+    """Names as C takes them, how many, and what keeps them alive."""
     words = [ffi.new("char[]", name.encode()) for name in names]
-    return ffi.new("char *[]", words), words
+    return ffi.new("char *[]", words), len(words), words
 
 
 def _index(position: int) -> int:
