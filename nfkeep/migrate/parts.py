@@ -1,0 +1,68 @@
+"""What a rule consists of on the nft side, as values that can be compared, and their text.
+
+A rule is a sequence of parts, which a packet has to get through one after the other, as with iptables. Each is a
+`Test`, a `Statement` (an act, or a stateful condition such as a limit, which breaks off where it does not hold), or a
+choice: `AnyOf`, `NoneOf` several ways. Choices are laid out as sets or chains of their own by `nfkeep.migrate.layout`.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import attrs
+
+
+@attrs.frozen(slots=True)
+class Test:
+    """`left` is one of `values`, or with `negated` none of them.
+
+    Values are nft text: a number, a range, a prefix, an interface in quotes. An nft expression that finds nothing to
+    look at (no such header, no conntrack entry) breaks the rule off, negated or not; where iptables would go on, use
+    NoneOf.
+    """
+
+    left: str
+    values: tuple[str, ...]
+    negated: bool = False
+
+    def __str__(self) -> str:
+        right = self.values[0] if len(self.values) == 1 else f"{{ {', '.join(self.values)} }}"
+        return f"{self.left} {'!= ' if self.negated else ''}{right}"
+
+
+@attrs.frozen(slots=True)
+class Statement:
+    """Anything else, as nft text: `limit rate 5/second`, `log prefix "x"`, `meta mark set 1`."""
+
+    text: str
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Simple: TypeAlias = "Test | Statement"
+
+
+@attrs.frozen(slots=True)
+class AnyOf:
+    """At least one of these ways is open; each is a sequence that has to hold whole. No way at all: never."""
+
+    ways: tuple[tuple[Simple, ...], ...]
+
+
+@attrs.frozen(slots=True)
+class NoneOf:
+    """No one of these ways is open: the exact opposite of AnyOf."""
+
+    ways: tuple[tuple[Simple, ...], ...]
+
+
+Part: TypeAlias = "Test | Statement | AnyOf | NoneOf"
+
+NEVER = AnyOf(())
+"""The rule can match no packet."""
+
+
+def test(left: str, *values: str, negated: bool = False) -> Test:
+    """A test, with its values as separate arguments."""
+    return Test(left, values, negated)
