@@ -1,0 +1,1 @@
+"""From iptables to nftables: translation, proven packet by packet."""
