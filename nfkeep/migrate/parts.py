@@ -62,7 +62,3 @@ Part: TypeAlias = "Test | Statement | AnyOf | NoneOf"
 NEVER = AnyOf(())
 """The rule can match no packet."""
 
-
-def test(left: str, *values: str, negated: bool = False) -> Test:
-    """A test, with its values as separate arguments."""
-    return Test(left, values, negated)

@@ -1,1 +1,1 @@
-"""One module for each match of iptables, named like it in small letters: the table of what it covers, and its translation."""
+"""One module for each match of iptables, named like it: the table of what it covers, and its translation."""

@@ -1,1 +1,1 @@
-"""One module for each target of iptables, named like it in small letters: the table of what it covers, and its translation."""
+"""One module for each target of iptables, named like it in small letters: what it covers, and its translation."""
