@@ -30,7 +30,8 @@ class Loss:
 class Lost(NfkeepError):
     """Raised by a translator: this cannot be expressed. Within the package; `translate` makes a Loss of it."""
 
-    def __init__(self, reason: str, advice: str = "") -> None:
+    def __init__(self, reason: str, advice: str = "", part: str = "") -> None:
         self.reason = reason
         self.advice = advice
+        self.part = part
         super().__init__(reason)

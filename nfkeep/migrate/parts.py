@@ -27,7 +27,8 @@ class Test:
 
     def __str__(self) -> str:
         right = self.values[0] if len(self.values) == 1 else f"{{ {', '.join(self.values)} }}"
-        return f"{self.left} {'!= ' if self.negated else ''}{right}"
+        operator = "!= " if self.negated else "== " if "&" in self.left else ""
+        return f"{self.left} {operator}{right}"
 
 
 @attrs.frozen(slots=True)
@@ -59,6 +60,13 @@ class NoneOf:
 
 Part: TypeAlias = "Test | Statement | AnyOf | NoneOf"
 
+
+@attrs.frozen(slots=True)
+class Rows:
+    """What a target does in several rules, one after the other; each begins anew with the packet."""
+
+    rows: tuple[tuple[Simple, ...], ...]
+
+
 NEVER = AnyOf(())
 """The rule can match no packet."""
-

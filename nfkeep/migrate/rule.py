@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.util
 import re
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, cast
 
 import attrs
 
@@ -19,9 +20,10 @@ from nfkeep.xtables.text import Rule
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from types import ModuleType
 
     from nfkeep.migrate.context import Context
-    from nfkeep.migrate.parts import Part
+    from nfkeep.migrate.parts import Part, Rows, Simple
     from nfkeep.migrate.source import SourceRule
     from nfkeep.model import Family
 
@@ -78,40 +80,43 @@ class ParsedRule:
         return next((each for each in self.head if each.name == name), None)
 
 
-class Translator(Protocol):
-    """What a module in `matches` or `targets` offers; its name is the extension's, in small letters.
+class MatchTranslator(Protocol):
+    """What a module in `matches` offers; its name is the match's.
 
     `OPTIONS` is the table of what it covers: options as iptables-save prints them, and how many values each has.
     """
 
     OPTIONS: Mapping[str, int]
 
-    def translate(self, extension: Extension, context: Context) -> tuple[Part, ...]:
+    def translate(self, match: Extension, context: Context) -> tuple[Part, ...]:
         """The parts that stand for it, in order. Raises Lost for what nft cannot express."""
 
 
-def match_translator(name: str) -> Translator | None:
+class TargetTranslator(Protocol):
+    """What a module in `targets` offers; its name is the target's in small letters. `OPTIONS` as those of a match."""
+
+    OPTIONS: Mapping[str, int]
+
+    def translate(self, target: Extension, context: Context) -> tuple[Simple, ...] | Rows:
+        """The statements that stand for it, a verdict last if it has one. Raises Lost for what nft cannot express."""
+
+
+def match_translator(name: str) -> MatchTranslator | None:
     """The module for a match, None if there is none."""
-    return _translator("matches", name)
+    return cast("MatchTranslator | None", _module("matches", name)) if name == name.lower() else None
 
 
-def target_translator(name: str) -> Translator | None:
+def target_translator(name: str) -> TargetTranslator | None:
     """The module for a target, None if there is none."""
-    return _translator("targets", name)
+    return cast("TargetTranslator | None", _module("targets", name)) if name == name.upper() else None
 
 
 @functools.cache
-def _translator(folder: str, name: str) -> Translator | None:
-    if not _NAME.fullmatch(name):
-        return None
-    # Names differ only in case in places: a match is written small, a target in capitals.
-    if (name.lower() if folder == "matches" else name.upper()) != name:
-        return None
+def _module(folder: str, name: str) -> ModuleType | None:
     module = f"nfkeep.migrate.{folder}.{name.lower()}"
-    if importlib.util.find_spec(module) is None:
+    if not _NAME.fullmatch(name) or importlib.util.find_spec(module) is None:
         return None
-    found: Translator = importlib.import_module(module)  # type: ignore[assignment]
-    return found
+    return importlib.import_module(module)
 
 
 class _OtherForm(Exception):
@@ -158,7 +163,8 @@ def _placed(rule: SourceRule, words: tuple[str, ...], chains: frozenset[str]) ->
     matches: list[tuple[str, list[Option]]] = []
     target: tuple[str, list[Option]] | None = None
     goto = False
-    here, known = head, _HEAD
+    here: list[Option] = head
+    known: Mapping[str, int] = _HEAD
     following = iter(words)
     for word in following:
         negated = word == "!"
@@ -179,7 +185,7 @@ def _placed(rule: SourceRule, words: tuple[str, ...], chains: frozenset[str]) ->
     return ParsedRule(rule, tuple(head), ready, target and Extension(target[0], tuple(target[1])), goto)
 
 
-def _options(translator: Translator | None, what: str) -> Mapping[str, int]:
+def _options(translator: MatchTranslator | TargetTranslator | None, what: str) -> Mapping[str, int]:
     if translator is None:
         raise _OtherForm(f"{what} has no translation")
     return translator.OPTIONS

@@ -1,0 +1,96 @@
+"""What a translator knows of the rule's surroundings, and what it may ask for: sets and objects, and admissions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nfkeep.keep.report import Fidelity
+from nfkeep.migrate.loss import Loss, Lost
+from nfkeep.migrate.names import identifier
+from nfkeep.model import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nfkeep.migrate.rule import ParsedRule
+
+
+@attrs.frozen(slots=True)
+class Declaration:
+    """A named thing of an nft table: `set`, `map`, `limit`, `quota`, `counter`, `ct helper`, …, and what is in it."""
+
+    kind: str
+    name: str
+    body: tuple[str, ...]
+
+
+class Objects:
+    """The named things of one nft table, each declared once, in the order of their first use."""
+
+    def __init__(self) -> None:
+        self._all: dict[str, Declaration] = {}
+
+    def declare(self, kind: str, name: str, body: tuple[str, ...]) -> str:
+        """Have it in the table; its name there. Raises Lost if another thing has this name already."""
+        wanted = Declaration(kind, identifier(name), body)
+        present = self._all.setdefault(wanted.name, wanted)
+        if present != wanted:
+            raise Lost(f"{name} is used with different parameters", "give the rules different names")
+        return wanted.name
+
+    def fresh(self, name: str) -> str:
+        """A name that nothing has yet, made from this one."""
+        return next(each for each in _numbered(name) if identifier(each) not in self._all)
+
+    def all(self) -> tuple[Declaration, ...]:
+        """Everything that was declared."""
+        return tuple(self._all.values())
+
+
+def _numbered(name: str) -> Iterator[str]:
+    yield name
+    number = 2
+    while True:
+        yield f"{name}-{number}"
+        number += 1
+
+
+@attrs.define(slots=True)
+class Context:
+    """The rule that is being translated, and where it stands.
+
+    `table` and `chain` are iptables' names; `policy` is that of the chain, None for a user chain. `comment` is what the
+    nft rule will have for people.
+    """
+
+    family: Family
+    table: str
+    chain: str
+    policy: str | None
+    rule: ParsedRule
+    objects: Objects
+    losses: list[Loss] = attrs.Factory(list)
+    comment: str = ""
+
+    @property
+    def v6(self) -> bool:
+        """Whether this is ip6tables' rule."""
+        return self.family is Family.IPV6
+
+    @property
+    def ip(self) -> str:
+        """The family as nft's expressions have it: ip or ip6."""
+        return "ip6" if self.v6 else "ip"
+
+    @property
+    def protocol(self) -> str | None:
+        """The protocol that the rule's head demands, as iptables prints it; None without or with a negated one."""
+        option = self.rule.of_head("-p")
+        return None if option is None or option.negated else option.value
+
+    def approximate(self, part: object, reason: str, advice: str = "") -> None:
+        """Admit that what is translated is not quite equal: the error goes into `reason`."""
+        source = self.rule.source
+        self.losses.append(Loss(source.line, source.text, str(part), reason, advice, Fidelity.APPROXIMATED))

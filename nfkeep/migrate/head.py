@@ -1,0 +1,69 @@
+"""The conditions in a rule's head: addresses, interfaces, protocol, fragments (ip_packet_match() in ip_tables.c)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nfkeep.migrate.names import interface
+from nfkeep.migrate.parts import NEVER, Test
+from nfkeep.migrate.values import address_test
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from nfkeep.migrate.context import Context
+    from nfkeep.migrate.parts import Part
+    from nfkeep.migrate.rule import Option
+
+_ANY_PROTOCOL = frozenset({"all", "0"})
+_INTERFACES = {"-i": "iifname", "-o": "oifname"}
+
+# Where iptables' name of a protocol (xtables_chain_protos in libxtables, /etc/protocols) is not nft's.
+_PROTOCOLS = {"icmp6": "icmpv6", "ipv6-icmp": "icmpv6"}
+_KNOWN_TO_NFT = frozenset({"tcp", "udp", "udplite", "icmp", "icmpv6", "esp", "ah", "sctp", "dccp", "comp"})
+
+
+def head_parts(context: Context) -> Iterator[Part]:
+    """The parts for the head of the context's rule."""
+    for option in context.rule.head:
+        yield from _part(option, context)
+
+
+def protocol_test(name: str, *, v6: bool, negated: bool = False) -> Test:
+    """Whether a packet is of a protocol, by iptables' name or number."""
+    return Test("meta l4proto" if v6 else "ip protocol", (protocol_name(name),), negated)
+
+
+def protocol_name(name: str) -> str:
+    """A protocol as nft writes it: one of its own names, or the number."""
+    name = _PROTOCOLS.get(name.lower(), name.lower())
+    if name in _KNOWN_TO_NFT or name.isdecimal():
+        return name
+    return str(_number(name))
+
+
+def _part(option: Option, context: Context) -> tuple[Part, ...]:
+    name, negated = option.name, option.negated
+    if name in ("-s", "-d"):
+        left = f"{context.ip} {'saddr' if name == '-s' else 'daddr'}"
+        return address_test(left, option.value, v6=context.v6, negated=negated)
+    if name in _INTERFACES:
+        if option.value == "+":
+            return (NEVER,) if negated else ()
+        return (Test(_INTERFACES[name], (interface(option.value),), negated),)
+    if name == "-p":
+        if option.value in _ANY_PROTOCOL:
+            return (NEVER,) if negated else ()
+        return (protocol_test(option.value, v6=context.v6, negated=negated),)
+    return (Test("ip frag-off & 0x1fff", ("0",), negated=not negated),)  # -f: what is not the first fragment
+
+
+def _number(name: str) -> int:
+    import socket
+
+    from nfkeep.migrate.loss import Lost
+
+    try:
+        return socket.getprotobyname(name)
+    except OSError:
+        raise Lost(f"the protocol {name!r} is not known here", "write its number") from None

@@ -1,0 +1,172 @@
+"""Rules laid out as nft chains: choices that no single nft rule can make get chains of their own.
+
+iptables' rule "these parts, then this action" becomes one nft rule wherever its parts are simple. A choice becomes a
+chain: the ways of AnyOf each go to the rest of the rule, those of NoneOf return. Where the action itself leaves the
+chain (RETURN, `-g`), a return out of such a chain would come out at the wrong place: the rest of the chain is then a
+chain too, and everything goes there by goto.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nfkeep.migrate.parts import NEVER, AnyOf, NoneOf, Statement, Test
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from nfkeep.migrate.parts import Part, Simple
+
+
+@attrs.frozen(slots=True)
+class Line:
+    """One nft rule, or with `remark` a line that begins with `#`. `source`: the line of the rule it stands for."""
+
+    parts: tuple[Simple, ...] = ()
+    remark: str = ""
+    source: int = 0
+
+    def __str__(self) -> str:
+        return f"# {self.remark}" if self.remark else " ".join(map(str, self.parts))
+
+
+@attrs.define(slots=True)
+class Chain:
+    """An nft chain. `base` is its line of type, hook, priority and policy; "" for others."""
+
+    name: str
+    base: str = ""
+    origin: str = ""
+    lines: list[Line] = attrs.Factory(list)
+
+    def add(self, parts: Sequence[Simple], source: int = 0) -> None:
+        """Add a rule."""
+        self.lines.append(Line(tuple(parts), source=source))
+
+    def remark(self, text: str) -> None:
+        """Add a line for people."""
+        self.lines.append(Line(remark=text))
+
+
+@attrs.frozen(slots=True)
+class Action:
+    """What a rule does in the end: its statements, the last one perhaps a verdict; `leaves`: it returns, or goes.
+
+    `rows` are rules of their own that follow the statements.
+    """
+
+    statements: tuple[Simple, ...]
+    leaves: bool = False
+    rows: tuple[tuple[Simple, ...], ...] = ()
+
+
+@attrs.define(slots=True)
+class Layout:
+    """The chain that is being written, and how to have another one."""
+
+    chain: Chain
+    new_chain: Callable[[str], Chain]
+
+    def add(self, parts: Sequence[Part], action: Action, source: int) -> None:
+        """Write one rule of iptables at the end of the chain."""
+        ready = tidied(parts)
+        if action.rows:
+            body = self._helper()
+            for row in action.rows:
+                body.add(row, source)
+            action = Action((*action.statements, Statement(f"jump {body.name}")))
+        if NEVER in ready:
+            self.chain.remark("no packet matches this rule:")
+            self.chain.remark(f"  line {source}")
+            return
+        if all(isinstance(part, (Test, Statement)) for part in ready):
+            self.chain.add((*ready, *action.statements), source)  # type: ignore[arg-type]
+        elif action.leaves:
+            self._leave(ready, action, source)
+        else:
+            _fork(self.chain, ready, action, source, "jump", self._helper, None)
+
+    def _helper(self) -> Chain:
+        return self.new_chain(f"{self.chain.name}-rule")
+
+    def _leave(self, parts: Sequence[Part], action: Action, source: int) -> None:
+        here, rest = self.chain, self.new_chain(f"{self.chain.name}-rest")
+        _fork(here, parts, action, source, "goto", self._helper, rest)
+        here.add((Statement(f"goto {rest.name}"),))
+        self.chain = rest
+
+
+def _fork(
+    chain: Chain,
+    parts: Sequence[Part],
+    action: Action,
+    source: int,
+    verb: str,
+    helper: Callable[[], Chain],
+    rest: Chain | None,
+) -> None:
+    """Write parts and action into `chain`. `rest`: where a packet goes on that does not match, instead of returning."""
+    at = next((n for n, part in enumerate(parts) if isinstance(part, (AnyOf, NoneOf))), None)
+    if at is None:
+        chain.add((*parts, *action.statements), source)  # type: ignore[arg-type]
+        return
+    choice = parts[at]
+    assert isinstance(choice, (AnyOf, NoneOf))
+    inner = helper()
+    chain.add((*parts[:at], Statement(f"{verb} {inner.name}")), source)  # type: ignore[arg-type]
+    if isinstance(choice, AnyOf):
+        behind = helper()
+        for way in choice.ways:
+            inner.add((*way, Statement(f"goto {behind.name}")), source)
+    else:
+        behind = inner
+        out = Statement("return" if rest is None else f"goto {rest.name}")
+        for way in choice.ways:
+            inner.add((*way, out), source)
+    _fork(behind, parts[at + 1 :], action, source, verb, helper, rest)
+    if rest is not None:
+        for each in {id(inner): inner, id(behind): behind}.values():
+            each.add((Statement(f"goto {rest.name}"),))
+
+
+def tidied(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The same parts with simple choices written as sets, and without what others imply."""
+    simple = tuple(part for each in parts for part in _simplified(each))
+    return tuple(part for n, part in enumerate(simple) if not _implied(part, simple[n + 1 :]))
+
+
+def _simplified(part: Part) -> tuple[Part, ...]:
+    if not isinstance(part, (AnyOf, NoneOf)):
+        return (part,)
+    if isinstance(part, NoneOf):
+        if () in part.ways:
+            return (NEVER,)
+        return (part,) if part.ways else ()
+    if () in part.ways:
+        return ()
+    if len(part.ways) == 1:
+        return part.ways[0]
+    tests = [way[0] for way in part.ways if len(way) == 1]
+    if len(tests) == len(part.ways) and part.ways:
+        lefts = {(each.left, each.negated) if isinstance(each, Test) else None for each in tests}
+        if len(lefts) == 1 and None not in lefts and not tests[0].negated:  # type: ignore[union-attr]
+            values = dict.fromkeys(value for each in tests for value in each.values)  # type: ignore[union-attr]
+            return (Test(tests[0].left, tuple(values)),)  # type: ignore[union-attr]
+    return (part,)
+
+
+_PROTOCOL = frozenset({"ip protocol", "meta l4proto"})
+
+
+def _implied(part: Part, following: Sequence[Part]) -> bool:
+    """Whether a later test says the same: `tcp dport 22` looks at tcp only."""
+    if not isinstance(part, Test) or part.left not in _PROTOCOL or part.negated or len(part.values) != 1:
+        return False
+    for each in following:
+        if not isinstance(each, Test):
+            return False
+        if each.left.startswith(f"{part.values[0]} "):
+            return True
+    return False

@@ -1,0 +1,87 @@
+"""Values of iptables' options as nft writes them: addresses with masks, ranges, marks, protocols."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+from nfkeep.migrate.loss import Lost
+from nfkeep.migrate.parts import NEVER, Test
+
+if TYPE_CHECKING:
+    from nfkeep.migrate.parts import Part
+
+
+def address_test(left: str, value: str, *, v6: bool, negated: bool = False) -> tuple[Part, ...]:
+    """Whether an address is within `address[/length|/mask]`; no part at all if every one is."""
+    text, _, mask_text = value.partition("/")
+    bits = 128 if v6 else 32
+    try:
+        address = int(_address(text, v6))
+        length = int(mask_text) if mask_text.isdecimal() else None
+        mask = (1 << bits) - 1
+        if length is not None:
+            mask = mask >> (bits - length) << (bits - length) if length <= bits else -1
+        elif mask_text:
+            mask = int(_address(mask_text, v6))
+    except ValueError:
+        raise Lost(f"{value} is no address with a prefix or a mask", "names are not looked up") from None
+    if mask < 0:
+        raise Lost(f"{value} has a prefix longer than {bits}")
+    address &= mask
+    if not mask:
+        return (NEVER,) if negated else ()
+    prefix = _length(mask, bits)
+    plain = str(_of(address, v6))
+    if prefix is None:
+        return (Test(f"{left} & {_of(mask, v6)}", (plain,), negated),)
+    return (Test(left, (plain if prefix == bits else f"{plain}/{prefix}",), negated),)
+
+
+def number_range(value: str, most: int, separator: str = ":") -> tuple[int, int]:
+    """`5` and `5:9`, `:9`, `5:` as first and last."""
+    first, given, last = value.partition(separator)
+    try:
+        low = int(first, 0) if first else 0
+        high = (int(last, 0) if last else most) if given else low
+    except ValueError:
+        raise Lost(f"{value!r} is no number or range") from None
+    if not 0 <= low <= most or not 0 <= high <= most:
+        raise Lost(f"{value!r} is out of range: 0 to {most}")
+    return low, high
+
+
+def range_test(left: str, low: int, high: int, most: int, *, negated: bool = False) -> Test | None:
+    """Whether a number is within low..high; None if there is nothing to test, as every number is.
+
+    The caller decides what None means where the number might be absent, and what a negated None does.
+    """
+    if low == 0 and high == most:
+        return None
+    return Test(left, (str(low) if low == high else f"{low}-{high}",), negated)
+
+
+def masked_test(left: str, value: str, *, bits: int = 32, negated: bool = False) -> tuple[Part, ...]:
+    """`VALUE[/MASK]` as marks have it: the bits of the mask equal the value's, all of its bits."""
+    number, _, mask_text = value.partition("/")
+    full = (1 << bits) - 1
+    wanted, mask = int(number, 0), int(mask_text, 0) if mask_text else full
+    if wanted & ~mask & full:  # no masked number can equal it
+        return () if negated else (NEVER,)
+    if not mask:
+        return (NEVER,) if negated else ()
+    return (Test(left if mask == full else f"{left} & {mask:#x}", (f"{wanted:#x}",), negated),)
+
+
+def _address(text: str, v6: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.IPv6Address(text) if v6 else ipaddress.IPv4Address(text)
+
+
+def _of(number: int, v6: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    return ipaddress.IPv6Address(number) if v6 else ipaddress.IPv4Address(number)
+
+
+def _length(mask: int, bits: int) -> int | None:
+    """The length of the prefix that a mask stands for, None if it has gaps."""
+    inverse = mask ^ ((1 << bits) - 1)
+    return bits - inverse.bit_length() if inverse & (inverse + 1) == 0 else None
