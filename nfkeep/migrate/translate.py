@@ -11,6 +11,7 @@ from nfkeep.migrate.context import Context, Objects
 from nfkeep.migrate.head import head_parts
 from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
+from nfkeep.migrate.optimize import optimized
 from nfkeep.migrate.parts import Rows, Statement
 from nfkeep.migrate.placement import base_line, place_tables
 from nfkeep.migrate.rule import VERDICTS, ParsedRule, match_translator, parse_rule, target_translator
@@ -36,21 +37,22 @@ class Translation:
         return not self.losses
 
 
-def translate(save_text: str, family: Family = Family.IPV4) -> Translation:
+def translate(save_text: str, family: Family = Family.IPV4, *, optimize: bool = False) -> Translation:
     """The nft script for iptables-save (or ip6tables-save) text of either variant; loads with `nft -f`.
 
-    Needs no kernel and no rights. A rule that nft cannot express is in `losses`, and in its place the script has a line
-    `# LOST`. Raises InvalidRuleError, which names the line, for text that iptables-restore would refuse.
+    Needs no kernel and no rights. With `optimize` long runs of like rules become lookups in sets. A rule that nft
+    cannot express is in `losses`, and in its place the script has a line `# LOST`. Raises InvalidRuleError, which names
+    the line, for text that iptables-restore would refuse.
     """
     source = read_source(save_text, family)
     losses: list[Loss] = []
-    tables = [_table(place, family, losses) for place in place_tables(source)]
+    tables = [_table(place, family, losses, optimize) for place in place_tables(source)]
     remarks = ["Translated from the rules of iptables; load it with: nft -f FILE"]
     losses.sort(key=lambda loss: loss.line)
     return Translation(script_text(tables, remarks), tuple(losses))
 
 
-def _table(place: Place, family: Family, losses: list[Loss]) -> NftTable:
+def _table(place: Place, family: Family, losses: list[Loss], optimize: bool) -> NftTable:
     objects, chains = Objects(), _Chains()
     for table in place.tables:
         own = {chain.name: chains.named(place.chain_name(table, chain)) for chain in table.chains}
@@ -66,7 +68,10 @@ def _table(place: Place, family: Family, losses: list[Loss]) -> NftTable:
             if chain.policy is not None:
                 _end(chain, layout)
     name = "ip6" if family is Family.IPV6 else "ip"
-    return NftTable(name, place.name, tuple(t.name for t in place.tables), objects.all(), chains.all())
+    written = chains.all()
+    if optimize:
+        written = tuple(optimized(chain, objects) for chain in written)
+    return NftTable(name, place.name, tuple(t.name for t in place.tables), objects.all(), written)
 
 
 @attrs.frozen(slots=True)
