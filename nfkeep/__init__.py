@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nfkeep import migrate
     from nfkeep.bans.banlist import BanList
     from nfkeep.bans.values import Ban
     from nfkeep.errors import (
@@ -67,6 +68,7 @@ _HOMES = {
     "nfkeep.xtables.text": ("Rule",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
+_PACKAGES = frozenset({"migrate"})
 
 __all__ = [
     "AllowedAddressError",
@@ -99,6 +101,7 @@ __all__ = [
     "Transactions",
     "UnsupportedError",
     "keep",
+    "migrate",
     "read",
     "recover",
     "transaction",
@@ -107,6 +110,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"nfkeep.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'nfkeep' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME[name]), name)

@@ -59,5 +59,6 @@ _INTERRUPTED = 130  # 128 + SIGINT, as a shell has it
 
 
 def _fail(name: str, message: str) -> int:
-    print(f"{name}: {' '.join(message.split())}", file=sys.stderr)
+    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(message.split()))
+    print(f"{name}: {line}", file=sys.stderr)
     return 1

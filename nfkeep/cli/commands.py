@@ -1,15 +1,11 @@
-"""The group `nfkeep`: which commands there are, and in which module each one is.
-
-A command's module is loaded when it is called or its help is asked for, so that none pays for another.
-"""
+"""The group `nfkeep`: which commands there are, and in which module each one is."""
 
 from __future__ import annotations
-
-import importlib
 
 import click
 
 import nfkeep
+from nfkeep.cli.group import Group
 
 __all__ = ["command"]
 
@@ -32,18 +28,7 @@ _COMMANDS = {
 }
 
 
-class _Group(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        found: click.Command = getattr(importlib.import_module(_COMMANDS[cmd_name]), cmd_name)
-        return found
-
-
-@click.group(cls=_Group, epilog="Exit status: 0 done, 1 failed with one line on stderr, 2 wrong usage.")
+@click.group(cls=Group, homes=_COMMANDS, epilog="Exit status: 0 done, 1 failed with one line on stderr, 2 wrong usage.")
 @click.version_option(nfkeep.__version__, message="%(prog)s %(version)s")
 def command() -> None:
     """Change netfilter rules and keep the state that they hold: connection limits, lists, counters."""

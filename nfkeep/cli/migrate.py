@@ -1,7 +1,4 @@
-"""`nfkeep-migrate`, the move from iptables to nftables: so far its name, its help and its version.
-
-The commands come with the translator; until then every use but these two is wrong usage, and says so.
-"""
+"""`nfkeep-migrate`, the move from iptables to nftables: its entry point, which costs nothing to import."""
 
 from __future__ import annotations
 

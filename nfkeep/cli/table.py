@@ -8,19 +8,21 @@ from __future__ import annotations
 import ipaddress
 import sys
 from collections.abc import Sequence
+from typing import TextIO
 
 from nfkeep.bans.values import Address
 
 __all__ = ["by_address", "plain", "show"]
 
 
-def show(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows under headings."""
+def show(headings: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO | None = None) -> None:
+    """Print rows under headings, on stdout if no other file is given."""
+    file = file or sys.stdout
     clean = [[plain(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        _draw(headings, clean)
+    if file.isatty():
+        _draw(headings, clean, file)
     else:
-        _align([[heading.upper() for heading in headings], *clean])
+        _align([[heading.upper() for heading in headings], *clean], file)
 
 
 def plain(text: str) -> str:
@@ -35,7 +37,7 @@ def by_address(address: Address) -> tuple[int, int, int]:
     return address.version, int(address.network_address), address.prefixlen
 
 
-def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]], file: TextIO) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -43,10 +45,10 @@ def _draw(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     table = Table(*(heading.capitalize() for heading in headings))
     for row in rows:
         table.add_row(*map(escape, row))
-    Console().print(table)
+    Console(file=file).print(table)
 
 
-def _align(rows: Sequence[Sequence[str]]) -> None:
+def _align(rows: Sequence[Sequence[str]], file: TextIO) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=file)

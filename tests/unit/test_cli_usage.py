@@ -23,7 +23,7 @@ HELP = {
     "nfkeep": (cli.main, ["--help"], "connection limits"),
     "demo": (cli.main, ["demo", "--help"], "--json"),
     "show": (cli.main, ["show", "--help"], "approximated"),
-    "nfkeep-migrate": (migrate.main, ["--help"], "Nothing of that is there yet"),
+    "nfkeep-migrate": (migrate.main, ["--help"], "from iptables to nftables"),
 }
 WRONG = {
     "no command": (cli.main, []),
@@ -31,7 +31,8 @@ WRONG = {
     "no such option": (cli.main, ["show", "--jsn"]),
     "an argument too many": (cli.main, ["demo", "fast"]),
     "a command of the future": (migrate.main, ["plan"]),
-    "one with options": (migrate.main, ["translate", "--ipv6", "FILE"]),
+    "no such option of translate": (migrate.main, ["translate", "--ipv5"]),
+    "a file that is not there": (migrate.main, ["translate", "/nonexistent/rules"]),
     "nothing to migrate": (migrate.main, []),
 }
 
@@ -65,12 +66,19 @@ def test_version(name: str, main: Callable[[Sequence[str]], int], capsys: pytest
     assert capsys.readouterr().out == f"{name} {nfkeep.__version__}\n"
 
 
-def test_every_command_has_a_line_of_help(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("main", "commands"),
+    [(cli.main, {"demo", "ip6tables", "iptables", "show"}), (migrate.main, {"translate"})],
+    ids=["nfkeep", "nfkeep-migrate"],
+)
+def test_every_command_has_a_line_of_help(
+    main: Callable[[Sequence[str]], int], commands: set[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     """The help of the group names each command and what it does."""
-    cli.main(["--help"])
+    main(["--help"])
     lines = capsys.readouterr().out.partition("Commands:")[2].splitlines()
     told = {line.split()[0]: line.split()[1:] for line in lines if line.startswith("  ") and len(line.split()) > 1}
-    assert {name for name, words in told.items() if words} >= {"demo", "ip6tables", "iptables", "show"}
+    assert {name for name, words in told.items() if words} >= commands
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
@@ -121,6 +129,7 @@ FAILURES = {
     "a right": (PermissionError(13, "Permission denied", "/run/x"), 1, "nfkeep: /run/x: permission denied; "),
     "another program": (subprocess.CalledProcessError(3, ["iptables"]), 1, "nfkeep: Command '['iptables']' returned"),
     "a library": (ImportError("libip4tc.so.2: no such file"), 1, "nfkeep: a part of nfkeep cannot be loaded: libip"),
+    "what a terminal would obey": (nfkeep.UnsupportedError("a\x1b[2Jb"), 1, "nfkeep: a\\x1b[2Jb\n"),
     "Ctrl-C": (KeyboardInterrupt(), 130, ""),
 }
 
