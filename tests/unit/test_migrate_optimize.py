@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from nfkeep.migrate.translate import translate
+from nfkeep.migrate.translation import translate
 
 
 def script(rules: list[str]) -> str:
