@@ -34,12 +34,13 @@ class Line:
 
 @attrs.define(slots=True)
 class Chain:
-    """An nft chain. `base` is its line of type, hook, priority and policy; "" for others."""
+    """An nft chain. `base` is its line of type, hook, priority and policy, "" for others; `helpers` belong to it."""
 
     name: str
     base: str = ""
     origin: str = ""
     lines: list[Line] = attrs.Factory(list)
+    helpers: list[Chain] = attrs.Factory(list)
 
     def add(self, parts: Sequence[Simple], source: int = 0) -> None:
         """Add a rule."""
@@ -78,8 +79,7 @@ class Layout:
                 body.add(row, source)
             action = Action((*action.statements, Statement(f"jump {body.name}")))
         if NEVER in ready:
-            self.chain.remark("no packet matches this rule:")
-            self.chain.remark(f"  line {source}")
+            self.chain.remark(f"line {source}: no packet matches this rule")
             return
         if all(isinstance(part, (Test, Statement)) for part in ready):
             self.chain.add((*ready, *action.statements), source)  # type: ignore[arg-type]
@@ -89,10 +89,15 @@ class Layout:
             _fork(self.chain, ready, action, source, "jump", self._helper, None)
 
     def _helper(self) -> Chain:
-        return self.new_chain(f"{self.chain.name}-rule")
+        return self._another("rule")
+
+    def _another(self, what: str) -> Chain:
+        made = self.new_chain(f"{self.chain.name}-{what}")
+        self.chain.helpers.append(made)
+        return made
 
     def _leave(self, parts: Sequence[Part], action: Action, source: int) -> None:
-        here, rest = self.chain, self.new_chain(f"{self.chain.name}-rest")
+        here, rest = self.chain, self._another("rest")
         _fork(here, parts, action, source, "goto", self._helper, rest)
         here.add((Statement(f"goto {rest.name}"),))
         self.chain = rest

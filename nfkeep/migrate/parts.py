@@ -11,6 +11,8 @@ from typing import TypeAlias
 
 import attrs
 
+_BITS = frozenset({"ct state"})
+
 
 @attrs.frozen(slots=True)
 class Test:
@@ -26,6 +28,8 @@ class Test:
     negated: bool = False
 
     def __str__(self) -> str:
+        if self.left in _BITS:  # any of these bits, in one comparison
+            return f"{self.left} {'! ' if self.negated else ''}{','.join(self.values)}"
         right = self.values[0] if len(self.values) == 1 else f"{{ {', '.join(self.values)} }}"
         operator = "!= " if self.negated else "== " if "&" in self.left else ""
         return f"{self.left} {operator}{right}"

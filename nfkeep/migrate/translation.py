@@ -16,10 +16,13 @@ from nfkeep.migrate.parts import Rows, Statement
 from nfkeep.migrate.placement import base_line, place_tables
 from nfkeep.migrate.rule import VERDICTS, ParsedRule, match_translator, parse_rule, target_translator
 from nfkeep.migrate.script import NftTable, script_text
+from nfkeep.migrate.sharing import with_shared_sets
 from nfkeep.migrate.source import SourceChain, SourceRule, SourceTable, read_source
 from nfkeep.model import Counters, Family
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from nfkeep.migrate.parts import Part
     from nfkeep.migrate.placement import Place
 
@@ -68,9 +71,8 @@ def _table(place: Place, family: Family, losses: list[Loss], optimize: bool) -> 
             if chain.policy is not None:
                 _end(chain, layout)
     name = "ip6" if family is Family.IPV6 else "ip"
-    written = chains.all()
-    if optimize:
-        written = tuple(optimized(chain, objects) for chain in written)
+    written = tuple(optimized(chain, objects) if optimize else chain for chain in chains.all())
+    written = tuple(with_shared_sets(written, objects))
     return NftTable(name, place.name, tuple(t.name for t in place.tables), objects.all(), written)
 
 
@@ -85,7 +87,7 @@ class _Where:
 
 
 class _Chains:
-    """The chains of one nft table, in the order of the source; helpers behind the one that needs them."""
+    """The chains of one nft table, by name."""
 
     def __init__(self) -> None:
         self._all: dict[str, Chain] = {}
@@ -100,8 +102,18 @@ class _Chains:
             number += 1
         return self.named(f"{name}{number}")
 
-    def all(self) -> tuple[Chain, ...]:
-        return tuple(self._all.values())
+    def all(self) -> Iterator[Chain]:
+        """All of them in the order of the source, helpers behind the one that needs them."""
+        helpers = {id(helper) for chain in self._all.values() for helper in chain.helpers}
+        for chain in self._all.values():
+            if id(chain) not in helpers:
+                yield from _with_helpers(chain)
+
+
+def _with_helpers(chain: Chain) -> Iterator[Chain]:
+    yield chain
+    for helper in chain.helpers:
+        yield from _with_helpers(helper)
 
 
 def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
