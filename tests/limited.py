@@ -9,7 +9,7 @@ import attrs
 
 import nfkeep
 from nfkeep import Family
-from nfkeep.testing import wait_until
+from nfkeep.testing import close_all, living, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,3 +115,16 @@ class Service:
 
 
 NFKEEP = (sys.executable, "-c", "from nfkeep.cli import main; main()")
+
+
+def assert_count_kept(service: Service, change: Callable[[], object]) -> None:
+    """Ten of fourteen get in before; after the change none, all ten live on, and three that close make room for 3."""
+    old = service.dial()
+    assert len(old) == LIMIT
+    change()
+    assert len(service.dial()) == 0
+    assert len(living(old)) == LIMIT
+    if service.shape.kind == "tcp":
+        close_all(old[:3])
+        assert len(service.dial_again(3)) == 3
+        assert len(living(old[3:])) == LIMIT - 3
