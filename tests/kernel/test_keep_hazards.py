@@ -56,6 +56,7 @@ PLACES = {
 HARMLESS = {
     "another port": ("-A INPUT -p tcp --dport 874 {hazard}",),
     "another client": ("-t raw -A PREROUTING -s {nobody} -p tcp --dport 873 {hazard}",),
+    "not about opening packets": ("-A INPUT -p tcp ! --syn --dport 873 {hazard}",),
     "behind the sink": ("-t security -A INPUT -p tcp --dport 873 {hazard}",),
     "in a chain that nothing jumps to": ("-N loose", "-A loose -p tcp --dport 873 {hazard}"),
 }
