@@ -95,6 +95,16 @@ class Service:
         wait_until(enough, timeout=5.0, interval=0.02)
         return [*admitted, *self.dial()]
 
+    def quiet(self) -> None:
+        """Wait until no packet of the connections is still to come: late acknowledgements have arrived."""
+
+        def acknowledged() -> bool:
+            places = (self.network.client, self.gateway, self.network.server)
+            sockets = [line.split() for each in places for line in each.run("ss -tnH").stdout.splitlines()]
+            return all(unsent == "0" for _, _, unsent, *_ in sockets)
+
+        assert wait_until(acknowledged)
+
     def plain(self, arguments: str) -> None:
         """Change the gateway's rules with plain iptables."""
         self.gateway.run(f"{self.shape.iptables} {arguments}")

@@ -102,8 +102,8 @@ def emptied(service: Service) -> None:
 
 
 def traces(service: Service) -> tuple[str, ...]:
-    """Entries of lists and sets, what is left of the buckets' credit, to the tenth (it grows by itself), and the
-    counters of accounting objects."""
+    """Entries of lists and sets, how many packets' credit is missing in each bucket (by itself it takes an hour to grow
+    by one), and the counters of accounting objects."""
     found = []
     with service.gateway:
         for place in ("xt_recent/seen", "ipt_hashlimit/seen", "ip6t_hashlimit/seen"):
@@ -113,8 +113,9 @@ def traces(service: Service) -> tuple[str, ...]:
             except FileNotFoundError:
                 continue
             if "hashlimit" in place:
+                fields = [line.split() for line in lines]
                 lines = [
-                    f"{where} {round(int(left) / int(cost), 1)}" for _, where, left, _, cost in map(str.split, lines)
+                    f"{where} {round((int(most) - int(left)) / int(cost))}" for _, where, left, most, cost in fields
                 ]
             found += sorted(lines)
     found += [service.gateway.run(each, check=False).stdout for each in ("ipset save", "nfacct list")]
@@ -123,6 +124,7 @@ def traces(service: Service) -> tuple[str, ...]:
 
 def changed(service: Service) -> tuple[Outcome, ...]:
     """A change that has nothing to do with them; all traces and counters have to be what they were."""
+    service.quiet()
     emptied(service)
     before, rules = traces(service), counted(service)
     report = service.append_unrelated()
@@ -213,6 +215,7 @@ def test_counters_are_exact_in_nested_chains(start_service: Start, shape: Shape)
     service = start_service(shape, rules=rules)
     old = service.dial()
     assert len(old) == LIMIT
+    service.quiet()
     for _ in range(3):
         before = counted(service)
         outcomes = service.append_unrelated().outcomes

@@ -213,6 +213,7 @@ def test_opening_packets_are_not_accounted(start_service: Start, family: Family,
     service.plain("-A INPUT -p tcp --dport 873 -m nfacct --nfacct-name x")
     service.plain(f"-A INPUT {shape.rule(873)}")
     old = service.dial()
+    service.quiet()
     before = objects(service.gateway)
     (limit,) = service.append_unrelated().outcomes
     assert objects(service.gateway) == before
@@ -234,6 +235,7 @@ def test_opening_packets_of_the_host_are_not_accounted(start_service: Start, fam
         address = service.address if where == "itself" else far
         old = service.dialer(service.gateway, family, "tcp", address, 873, DIALS, timeout=0.5)
         assert len(old) == LIMIT
+        service.quiet()
         before = objects(service.gateway)
         (limit,) = service.append_unrelated().outcomes
         assert objects(service.gateway) == before
