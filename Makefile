@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-builtin-rules
 
-PACKAGES := iptables nftables ipset conntrack iproute2 \
+PACKAGES := iptables nftables ipset nfacct conntrack iproute2 \
 	libxtables-dev \
 	fail2ban \
 	gcc libc6-dev pkg-config python3-venv python3-dev

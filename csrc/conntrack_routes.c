@@ -75,15 +75,15 @@ static int32_t only_interface(void)
     return count == 1 ? found : NFK_UNKNOWN;
 }
 
-struct asking { struct routes *routes; struct route *asked[ROUTES_PER_SEND]; uint32_t first; };
+struct asking { struct routes *routes; struct route *asked[ROUTES_PER_SEND]; uint32_t first, count; };
 
 static int take_route(void *context, const struct nlmsghdr *message)
 {
     struct asking *asking = context;
     uint32_t i = message->nlmsg_seq - asking->first;
-    if (i >= ROUTES_PER_SEND || message->nlmsg_type != RTM_NEWROUTE ||
+    if (i >= asking->count || message->nlmsg_type != RTM_NEWROUTE ||
         message->nlmsg_len < NLMSG_LENGTH(sizeof(struct rtmsg)))
-        return 0;               /* an error (no route): it stays unknown */
+        return 0;               /* an error (no route), or nothing that was asked: it stays unknown */
     const struct rtmsg *route = NLMSG_DATA(message);
     struct attribute table[RTA_MAX + 1];
     attributes_parse((const uint8_t *)route + NLMSG_ALIGN(sizeof(*route)),
@@ -95,8 +95,9 @@ static int take_route(void *context, const struct nlmsghdr *message)
     return 0;
 }
 
-static int ask(struct asking *asking, struct buffer *out, uint32_t count)
+static int ask(struct asking *asking, struct buffer *out)
 {
+    uint32_t count = asking->count;
     size_t last = out->length / count * (count - 1);     /* all requests of one family are equally long */
     message_expect_ack(out, last);
     int error = out->failed ? -ENOMEM
@@ -104,6 +105,7 @@ static int ask(struct asking *asking, struct buffer *out, uint32_t count)
                                                asking->first + count - 1, take_route, asking);
     out->length = 0;
     asking->first += count;
+    asking->count = 0;
     return error;
 }
 
@@ -143,21 +145,18 @@ int routes_resolve(struct routes *r)
 {
     struct asking asking = {.routes = r, .first = 1};
     struct buffer out = {0};
-    uint32_t count = 0;
     int error = 0;
     for (size_t i = 0; i < r->room && !error; i++) {
         struct route *route = &r->table[i];
         if (!route->used)
             continue;
-        asking.asked[count] = route;
-        append_request(&out, asking.first + count, r->family, route->address);
-        if (++count == ROUTES_PER_SEND) {
-            error = ask(&asking, &out, count);
-            count = 0;
-        }
+        asking.asked[asking.count] = route;
+        append_request(&out, asking.first + asking.count, r->family, route->address);
+        if (++asking.count == ROUTES_PER_SEND)
+            error = ask(&asking, &out);
     }
-    if (count && !error)
-        error = ask(&asking, &out, count);
+    if (asking.count && !error)
+        error = ask(&asking, &out);
     buffer_free(&out);
     for (size_t i = 0; i < r->room && !error; i++) {
         struct route *route = &r->table[i];

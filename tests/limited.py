@@ -9,7 +9,7 @@ import attrs
 
 import nfkeep
 from nfkeep import Family
-from nfkeep.testing import wait_until
+from nfkeep.testing import close_all, living, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -95,6 +95,16 @@ class Service:
         wait_until(enough, timeout=5.0, interval=0.02)
         return [*admitted, *self.dial()]
 
+    def quiet(self) -> None:
+        """Wait until no packet of the connections is still to come: late acknowledgements have arrived."""
+
+        def acknowledged() -> bool:
+            places = (self.network.client, self.gateway, self.network.server)
+            sockets = [line.split() for each in places for line in each.run("ss -tnH").stdout.splitlines()]
+            return all(unsent == "0" for _, _, unsent, *_ in sockets)
+
+        assert wait_until(acknowledged)
+
     def plain(self, arguments: str) -> None:
         """Change the gateway's rules with plain iptables."""
         self.gateway.run(f"{self.shape.iptables} {arguments}")
@@ -115,3 +125,16 @@ class Service:
 
 
 NFKEEP = (sys.executable, "-c", "from nfkeep.cli import main; main()")
+
+
+def assert_count_kept(service: Service, change: Callable[[], object]) -> None:
+    """Ten of fourteen get in before; after the change none, all ten live on, and three that close make room for 3."""
+    old = service.dial()
+    assert len(old) == LIMIT
+    change()
+    assert len(service.dial()) == 0
+    assert len(living(old)) == LIMIT
+    if service.shape.kind == "tcp":
+        close_all(old[:3])
+        assert len(service.dial_again(3)) == 3
+        assert len(living(old[3:])) == LIMIT - 3

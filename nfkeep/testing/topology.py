@@ -5,6 +5,7 @@ Everything is set up by `ip -batch` inside the namespaces, so interface names an
 
 from __future__ import annotations
 
+import functools
 import ipaddress
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -12,6 +13,7 @@ import attrs
 
 from nfkeep.model import Family
 from nfkeep.namespaces import Namespace, sysctl
+from nfkeep.testing.polling import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -157,6 +159,24 @@ class Gateway:
         batch(self.client, at_client)
         batch(self.gateway, at_gateway)
         batch(self.server, at_server)
+        self._await_neighbours()
+
+    def _await_neighbours(self) -> None:
+        """Until each end hears it when the other asks for its IPv6 address.
+
+        The kernel joins the group of an address from a work queue, some time after the address is there (addrconf.c,
+        addrconf_dad_begin()); a question that comes before is lost, and the next one is asked a second later.
+        """
+        client, server = _FIRST_CLIENT[Family.IPV6], _SERVER[Family.IPV6]
+        ends = (
+            (self.client, self.client_device, client),
+            (self.gateway, self.client_side_device, client - 1),
+            (self.gateway, self.server_side_device, server - 1),
+            (self.server, self.server_device, server),
+        )
+        for namespace, device, address in ends:
+            if not wait_until(functools.partial(_hears, namespace, device, address), interval=0.001):
+                raise TimeoutError(f"{device} does not answer for {address}")
 
 
 _FIRST_CLIENT: dict[Family, IPAddress] = {
@@ -167,6 +187,13 @@ _SERVER: dict[Family, IPAddress] = {
     Family.IPV4: ipaddress.IPv4Address("10.8.0.2"),
     Family.IPV6: ipaddress.IPv6Address("fd08::2"),
 }
+
+
+def _hears(namespace: Namespace, device: str, address: IPAddress) -> bool:
+    """Whether a device is in the solicited-node group of an IPv6 address (RFC 4291)."""
+    group = ipaddress.IPv6Address("ff02::1:ff00:0").packed[:13] + address.packed[13:]
+    with namespace, open("/proc/thread-self/net/igmp6", encoding="ascii") as groups:
+        return any(line.split()[1:3] == [device, group.hex()] for line in groups)
 
 
 def _flags(address: str) -> str:

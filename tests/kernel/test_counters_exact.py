@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import random
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from flood import ROUND, SENDERS, Flood, total
 
 import nfkeep
 from nfkeep import CommitError, Counters, Family
@@ -16,8 +15,6 @@ from nfkeep.keep.transaction import transactions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from multiprocessing.connection import Connection
-    from multiprocessing.synchronize import Event
 
     from nfkeep.keep.editing import TableEdits
     from nfkeep.model import Chain
@@ -25,10 +22,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kernel
 
-PAYLOADS = {7001: 10, 7002: 500, 7003: 1000}
-"""Bytes in each datagram to a port."""
-HEADERS = 28
-SENDERS, ROUND = 2, 50
 TRANSACTIONS, REFUSED = 1000, 200
 
 RULES = """
@@ -49,62 +42,6 @@ RULES = """
 -A second -p udp --dport 7002 -j ACCEPT
 COMMIT
 """
-
-
-class Flood:
-    """Processes that send datagrams over lo as fast as they can, to sockets that nobody reads."""
-
-    def __init__(self, namespace: Namespace) -> None:
-        context = multiprocessing.get_context("fork")
-        self._stop = context.Event()
-        self._namespace = namespace
-        with namespace:
-            self._receivers = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in PAYLOADS]
-        for port, receiver in zip(PAYLOADS, self._receivers, strict=True):
-            receiver.bind(("127.0.0.1", port))
-        pipes = [context.Pipe(duplex=False) for _ in range(SENDERS)]
-        self._results = [result for result, _ in pipes]
-        self._processes = [context.Process(target=_send, args=(namespace, self._stop, results)) for _, results in pipes]
-        for process in self._processes:
-            process.start()
-        for result in self._results:
-            result.recv()
-
-    def stop(self) -> dict[int, Counters]:
-        """What was sent to each port."""
-        self._stop.set()
-        sent = [result.recv() for result in self._results]
-        for process in self._processes:
-            process.join()
-        return {port: _counters(port, sum(each[port] for each in sent)) for port in PAYLOADS}
-
-    def close(self) -> None:
-        for process in self._processes:
-            process.kill()
-            process.join()
-        for receiver in self._receivers:
-            receiver.close()
-
-
-def _send(namespace: Namespace, stop: Event, results: Connection) -> None:
-    sent = dict.fromkeys(PAYLOADS, 0)
-    with namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        while not stop.is_set():
-            for port, size in PAYLOADS.items():
-                for _ in range(ROUND):
-                    sender.sendto(bytes(size), ("127.0.0.1", port))
-                sent[port] += ROUND
-            if sent[port] == ROUND:
-                results.send("it runs")
-    results.send(sent)
-
-
-def _counters(port: int, packets: int) -> Counters:
-    return Counters(packets, packets * (PAYLOADS[port] + HEADERS))
-
-
-def _sum(*parts: Counters) -> Counters:
-    return Counters(sum(part.packets for part in parts), sum(part.bytes for part in parts))
 
 
 @pytest.fixture
@@ -129,10 +66,10 @@ def expect_exact(namespace: Namespace, sent: dict[int, Counters]) -> None:
     """Every rule and policy that RULES brought has counted what was sent, and nothing else."""
     with namespace:
         chains = nfkeep.read("filter").chains
-    first, second, both = sent[7001], sent[7002], _sum(sent[7001], sent[7002])
+    first, second, both = sent[7001], sent[7002], total(sent[7001], sent[7002])
     assert min(each.packets for each in sent.values()) > SENDERS * ROUND, "nothing passed meanwhile"
     assert counted(chains["OUTPUT"]) == {
-        "-p udp": _sum(both, sent[7003]),
+        "-p udp": total(both, sent[7003]),
         "-p udp -m udp --dport 7001 -j first": first,
         "-p udp -m udp --dport 7002 -j second": second,
     }
@@ -141,12 +78,12 @@ def expect_exact(namespace: Namespace, sent: dict[int, Counters]) -> None:
         "-p udp -m udp --dport 7001 -j RETURN": first,
         "-p udp -m udp --dport 7002 -j ACCEPT": second,
     }
-    assert chains["OUTPUT"].counters == _sum(first, sent[7003])
+    assert chains["OUTPUT"].counters == total(first, sent[7003])
     assert chains["FORWARD"].counters == Counters()
     arrived = counted(chains["INPUT"])
     assert chains["INPUT"].counters is not None
     assert arrived["-i lo"].packets == received(namespace)
-    assert arrived["-i lo"] == _sum(chains["INPUT"].counters, arrived["-p udp -m udp --dport 7002 -j ACCEPT"])
+    assert arrived["-i lo"] == total(chains["INPUT"].counters, arrived["-p udp -m udp --dport 7002 -j ACCEPT"])
 
 
 def rules() -> dict[str, list[str]]:

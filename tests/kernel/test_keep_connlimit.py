@@ -7,7 +7,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import pytest
-from limited import DIALS, LIMIT, Service, Shape
+from limited import DIALS, LIMIT, Service, Shape, assert_count_kept
 
 import nfkeep
 from nfkeep import Family, Fidelity, StateLossError
@@ -35,19 +35,6 @@ SHAPES = (
 )
 
 Start = "Callable[..., Service]"
-
-
-def assert_count_kept(service: Service, change: Callable[[], object]) -> None:
-    """Ten of fourteen get in before; after the change none, all ten live on, and three that close make room for 3."""
-    old = service.dial()
-    assert len(old) == LIMIT
-    change()
-    assert len(service.dial()) == 0
-    assert len(living(old)) == LIMIT
-    if service.shape.kind == "tcp":
-        close_all(old[:3])
-        assert len(service.dial_again(3)) == 3
-        assert len(living(old[3:])) == LIMIT - 3
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

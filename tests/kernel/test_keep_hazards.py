@@ -19,10 +19,9 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kernel
 
-INPUT = Shape("INPUT")
+INPUT = {family: Shape(f"{family} INPUT", family) for family in Family}
 SHAPES = [
-    INPUT,
-    Shape("IPv6", Family.IPV6),
+    *INPUT.values(),
     Shape("NAT", chain="FORWARD", nat=True, condition="-i cli0"),
     Shape("NAT IPv6", Family.IPV6, chain="FORWARD", nat=True),
 ]
@@ -39,35 +38,45 @@ HAZARDS = {
     "RATEEST": "-j RATEEST --rateest-name seen --rateest-interval 250ms --rateest-ewma 1s",
     "statistic": "-m statistic --mode nth --every 3 --packet 0",
     "SET": "-j SET --add-set seen src,src",
+    "nfacct": "-m nfacct --nfacct-name seen",
 }
-#: Where it stands, as rules around it.
+#: Where it stands, as rules around it; `clients` and `nobody` are addresses of the family.
 PLACES = {
-    "before it": ("-A INPUT -p tcp --dport 873 {}",),
+    "before it": ("-A INPUT -p tcp --dport 873 {hazard}",),
     "over two jumps": (
         "-N one",
         "-N two",
         "-A INPUT -p tcp -j one",
-        "-A one --src 10.9.0.0/16 -j two",
-        "-A two -p tcp --dport 873 {}",
+        "-A one --src {clients} -j two",
+        "-A two -p tcp --dport 873 {hazard}",
     ),
-    "in mangle": ("-t mangle -A PREROUTING -p tcp --dport 873 {}",),
-    "in raw": ("-t raw -A PREROUTING -p tcp --dport 873 {}",),
+    "in mangle": ("-t mangle -A PREROUTING -p tcp --dport 873 {hazard}",),
+    "in raw": ("-t raw -A PREROUTING -p tcp --dport 873 {hazard}",),
 }
 HARMLESS = {
-    "another port": ("-A INPUT -p tcp --dport 874 {}",),
-    "another client": ("-t raw -A PREROUTING -s 10.9.0.200 -p tcp --dport 873 {}",),
-    "behind the sink": ("-t security -A INPUT -p tcp --dport 873 {}",),
-    "in a chain that nothing jumps to": ("-N loose", "-A loose -p tcp --dport 873 {}"),
+    "another port": ("-A INPUT -p tcp --dport 874 {hazard}",),
+    "another client": ("-t raw -A PREROUTING -s {nobody} -p tcp --dport 873 {hazard}",),
+    "not about opening packets": ("-A INPUT -p tcp ! --syn --dport 873 {hazard}",),
+    "behind the sink": ("-t security -A INPUT -p tcp --dport 873 {hazard}",),
+    "in a chain that nothing jumps to": ("-N loose", "-A loose -p tcp --dport 873 {hazard}"),
+}
+ADDRESSES = {
+    Family.IPV4: {"clients": "10.9.0.0/16", "first": "10.9.0.2", "nobody": "10.9.0.200"},
+    Family.IPV6: {"clients": "fd09::/64", "first": "fd09::2", "nobody": "fd09::200"},
 }
 
+families = pytest.mark.parametrize("family", list(Family), ids=str)
 
-def start_with(start_service: Start, around: tuple[str, ...], hazard: str, clients: int = 1) -> Service:
+
+def start_with(start_service: Start, family: Family, around: tuple[str, ...], hazard: str, clients: int = 1) -> Service:
     """A service with the rules before the limit, and what `HAZARDS` needs."""
-    service = start_service(INPUT, rules=[], clients=clients)
+    service = start_service(INPUT[family], rules=[], clients=clients)
     if "SET" in hazard:
-        service.gateway.run("ipset create seen hash:ip,port")
-    for rule in (*around, f"-A INPUT {INPUT.rule(873)}"):
-        service.plain(rule.format(hazard))
+        service.gateway.run(f"ipset create seen hash:ip,port family {'inet6' if family is Family.IPV6 else 'inet'}")
+    if "nfacct" in hazard:
+        service.gateway.run("nfacct add seen")
+    for rule in (*around, f"-A INPUT {INPUT[family].rule(873)}"):
+        service.plain(rule.format(hazard=hazard, **ADDRESSES[family]))
     return service
 
 
@@ -93,26 +102,29 @@ def emptied(service: Service) -> None:
 
 
 def traces(service: Service) -> tuple[str, ...]:
-    """Entries of lists and sets, and what is left of the buckets' credit, to the tenth (it grows by itself)."""
+    """Entries of lists and sets, how many packets' credit is missing in each bucket (by itself it takes an hour to grow
+    by one), and the counters of accounting objects."""
     found = []
     with service.gateway:
-        for place in ("xt_recent/seen", "ipt_hashlimit/seen"):
+        for place in ("xt_recent/seen", "ipt_hashlimit/seen", "ip6t_hashlimit/seen"):
             try:
                 with open(f"/proc/thread-self/net/{place}") as state:
                     lines = state.read().splitlines()
             except FileNotFoundError:
                 continue
-            if place.startswith("ipt"):
+            if "hashlimit" in place:
+                fields = [line.split() for line in lines]
                 lines = [
-                    f"{where} {round(int(left) / int(cost), 1)}" for _, where, left, _, cost in map(str.split, lines)
+                    f"{where} {round((int(most) - int(left)) / int(cost))}" for _, where, left, most, cost in fields
                 ]
             found += sorted(lines)
-    found.append(service.gateway.run("ipset save", check=False).stdout)
+    found += [service.gateway.run(each, check=False).stdout for each in ("ipset save", "nfacct list")]
     return tuple(found)
 
 
 def changed(service: Service) -> tuple[Outcome, ...]:
     """A change that has nothing to do with them; all traces and counters have to be what they were."""
+    service.quiet()
     emptied(service)
     before, rules = traces(service), counted(service)
     report = service.append_unrelated()
@@ -126,28 +138,32 @@ def of_limit(outcomes: tuple[Outcome, ...]) -> Outcome:
     return limit
 
 
+@families
 @pytest.mark.parametrize(
     ("hazard", "place"),
     # In the table that changes, the round of nth begins again anyway.
     [(hazard, place) for hazard in HAZARDS for place in PLACES if hazard != "statistic" or "-t" in PLACES[place][-1]],
 )
-def test_what_stands_in_the_way_sees_no_packet(start_service: Start, hazard: str, place: str) -> None:
+def test_what_stands_in_the_way_sees_no_packet(start_service: Start, family: Family, hazard: str, place: str) -> None:
     """The count is lost, the outcome names what was in the way, and no state and no counter tells of us."""
-    service = start_with(start_service, PLACES[place], HAZARDS[hazard])
+    service = start_with(start_service, family, PLACES[place], HAZARDS[hazard])
     old = service.dial()
     assert len(old) == LIMIT
     limit = of_limit(changed(service))
     assert limit.fidelity is Fidelity.LOST
-    assert f"10 flows left out: opening packets would meet {hazard} at IPv4" in limit.detail
+    assert f"10 flows left out: opening packets would meet {hazard} at {family}" in limit.detail
     assert len(living(old)) == LIMIT
     assert service.server.resets == 0
 
 
+@families
 @pytest.mark.parametrize("place", HARMLESS)
 @pytest.mark.parametrize("hazard", HAZARDS)
-def test_what_does_not_stand_in_the_way_costs_nothing(start_service: Start, hazard: str, place: str) -> None:
+def test_what_does_not_stand_in_the_way_costs_nothing(
+    start_service: Start, family: Family, hazard: str, place: str
+) -> None:
     """The count is restored, exactly, and no state and no counter tells of us."""
-    service = start_with(start_service, HARMLESS[place], HAZARDS[hazard])
+    service = start_with(start_service, family, HARMLESS[place], HAZARDS[hazard])
     old = service.dial()
     outcomes = changed(service)
     assert of_limit(outcomes).fidelity is Fidelity.RESTORED
@@ -156,15 +172,17 @@ def test_what_does_not_stand_in_the_way_costs_nothing(start_service: Start, haza
     assert len(living(old)) == LIMIT
 
 
-@pytest.mark.parametrize("hazard", ["LOG", "recent", "SET"])
-def test_only_flows_that_would_meet_it_are_left_out(start_service: Start, hazard: str) -> None:
+@families
+@pytest.mark.parametrize("hazard", ["LOG", "recent", "SET", "nfacct"])
+def test_only_flows_that_would_meet_it_are_left_out(start_service: Start, family: Family, hazard: str) -> None:
     """It notes one client only: the other one's connections are counted."""
-    service = start_with(start_service, ("-A INPUT -s 10.9.0.2 -p tcp --dport 873 {}",), HAZARDS[hazard], clients=2)
-    first, second = service.network.client_addresses(Family.IPV4)
+    around = ("-A INPUT -s {first} -p tcp --dport 873 {hazard}",)
+    service = start_with(start_service, family, around, HAZARDS[hazard], clients=2)
+    first, second = service.network.client_addresses(family)
 
     def dial_from(source: object) -> list[object]:
         client = service.network.client
-        return service.dialer(client, Family.IPV4, "tcp", service.address, 873, DIALS, source=source, timeout=0.5)
+        return service.dialer(client, family, "tcp", service.address, 873, DIALS, source=source, timeout=0.5)
 
     old = [*dial_from(first), *dial_from(second)]
     assert len(old) == 2 * LIMIT
@@ -197,6 +215,7 @@ def test_counters_are_exact_in_nested_chains(start_service: Start, shape: Shape)
     service = start_service(shape, rules=rules)
     old = service.dial()
     assert len(old) == LIMIT
+    service.quiet()
     for _ in range(3):
         before = counted(service)
         outcomes = service.append_unrelated().outcomes
@@ -206,17 +225,30 @@ def test_counters_are_exact_in_nested_chains(start_service: Start, shape: Shape)
     assert len(living(old)) == LIMIT
 
 
-@pytest.mark.parametrize("answer", ["tcp-reset", "icmp-port-unreachable"])
-def test_no_answer_leaves_the_host(start_service: Start, answer: str) -> None:
-    """A lowered limit refuses most opening packets: the client hears nothing of it."""
-    service = start_service(INPUT)
+REFUSALS = {
+    Family.IPV4: ("icmp", "icmp-port-unreachable", "icmp-admin-prohibited"),
+    Family.IPV6: ("icmpv6 --icmpv6-type destination-unreachable", "icmp6-port-unreachable", "icmp6-adm-prohibited"),
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "answer"),
+    [(family, answer) for family, (_, *answers) in REFUSALS.items() for answer in ("tcp-reset", *answers)],
+    ids=str,
+)
+def test_no_answer_leaves_the_host(start_service: Start, family: Family, answer: str) -> None:
+    """A lowered limit refuses most opening packets: the client hears nothing of it, nor do rules on the way out."""
+    service = start_service(INPUT[family])
     old = service.dial()
     client = service.network.client
-    client.run("iptables-legacy -A INPUT -p tcp --tcp-flags RST RST")
-    client.run("iptables-legacy -A INPUT -p icmp")
-    rule = INPUT.rule(873).replace("above 10", "above 4").replace("tcp-reset", answer)
+    watched = ("-p tcp --tcp-flags RST RST", f"-p {REFUSALS[family][0]}")
+    for each in watched:
+        client.run(f"{service.shape.iptables} -A INPUT {each}")
+        service.plain(f"-t raw -A OUTPUT {each}")
+    rule = INPUT[family].rule(873).replace("above 10", "above 4").replace("tcp-reset", answer)
     service.keep(lambda tx: tx.replace("INPUT", 1, rule))
-    heard = client.run("iptables-legacy-save -c").stdout.splitlines()
-    assert [line.split()[0] for line in heard if "] -A" in line] == ["[0:0]", "[0:0]"]
+    for where, table in ((client, "filter"), (service.gateway, "raw")):
+        heard = where.run(f"{service.shape.iptables}-save -c -t {table}").stdout.splitlines()
+        assert [line.split()[0] for line in heard if "] -A" in line] == ["[0:0]", "[0:0]"]
     assert service.dial() == []
     assert len(living(old)) == LIMIT

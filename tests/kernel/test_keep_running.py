@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
-from limited import LIMIT, Service, Shape
+from limited import LIMIT, Service, Shape, assert_count_kept
 
 import nfkeep
 from nfkeep import Family, Fidelity, NfkeepError
 from nfkeep.keep import holding, keeping
-from nfkeep.testing import close_all, living, wait_until
+from nfkeep.testing import living, wait_until
 from nfkeep.xtables.lock import XtablesLock
 from nfkeep.xtables.watch import Mode, TableWatch
 
@@ -69,19 +69,6 @@ def runner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Runner:
     monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
     monkeypatch.setenv("NFKEEP_RUN_DIRECTORY", str(runner.run_directory))
     return runner
-
-
-def assert_count_kept(service: Service, change: Callable[[], object]) -> None:
-    """Ten of fourteen get in before; after the change none, all ten live on, and three that close make room for 3."""
-    old = service.dial()
-    assert len(old) == LIMIT
-    change()
-    assert len(service.dial()) == 0
-    assert len(living(old)) == LIMIT
-    if service.shape.kind == "tcp":
-        close_all(old[:3])
-        assert len(service.dial_again(3)) == 3
-        assert len(living(old[3:])) == LIMIT - 3
 
 
 def scripts(shape: Shape) -> dict[str, str]:
