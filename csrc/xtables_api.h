@@ -139,6 +139,9 @@ int nfk_walk_add_table(nfk_walk *walk, const char *name, int priority, const voi
  * of another family or a way that there is none of. */
 int nfk_walk_flows(nfk_walk *walk, const struct nfk_probe *probes, size_t count, const uint32_t *times,
                    struct nfk_walked *out);
+/* Counts the flows of each key at the limits on connections of the watched table, whose lists are empty before these
+ * probes are sent: from then on those limits are answered where they cannot be exceeded. */
+int nfk_walk_tally(nfk_walk *walk, const struct nfk_probe *probes, size_t count);
 size_t nfk_walk_entries(const nfk_walk *walk, size_t table);
 /* By entry: what was counted, how many packets had their first doubt there, and how often, at the most, packets match
  * behind a doubt. */

@@ -37,6 +37,7 @@ ffi.set_source(
         "csrc/xtables_recent.c",
         "csrc/xtables_walk.c",
         "csrc/xtables_walk_conntrack.c",
+        "csrc/xtables_walk_flows.c",
         "csrc/xtables_walk_image.c",
         "csrc/xtables_walk_matches.c",
         "csrc/xtables_walk_step.c",

@@ -32,6 +32,7 @@ void nfk_walk_free(nfk_walk *walk)
         return;
     for (size_t i = 0; i < walk->n_tables; i++)
         walk_table_free(&walk->tables[i]);
+    walk_forget_tally(walk);
     free(walk->forks);
     free(walk->stacks);
     free(walk->seen);
@@ -116,12 +117,12 @@ int nfk_walk_add_table(nfk_walk *walk, const char *name, int priority, const voi
     return 0;
 }
 
-static int walk_one(struct nfk_walk *walk, const struct nfk_probe *probe, uint32_t times, struct nfk_walked *out,
-                    struct left_mark *left)
+static int walk_one(struct nfk_walk *walk, const struct nfk_probe *probe, uint32_t number, uint32_t times,
+                    struct nfk_walked *out, struct left_mark *left)
 {
     static const uint8_t outcomes[] = {[AT_SINK] = NFK_REACHED_SINK, [DROPPED] = NFK_DROPPED_BEFORE,
                                        [LEFT] = NFK_UNCERTAIN, [TOO_LONG] = NFK_UNCERTAIN};
-    struct run run = {.walk = walk, .probe = probe, .times = times, .out = out};
+    struct run run = {.walk = walk, .probe = probe, .times = times, .number = number, .out = out};
     enum end end;
 
     memset(out, 0, sizeof(*out));
@@ -178,7 +179,7 @@ int nfk_walk_flows(nfk_walk *walk, const struct nfk_probe *probes, size_t count,
     for (size_t i = 0; i < count && !error; i++) {
         if (!i || !probes[i].is_reply || probes[i - 1].is_reply || probes[i - 1].sunk_at == NOT_A_HOOK)
             left = (struct left_mark){.mark = probes[i].ct_mark};
-        error = walk_one(walk, &probes[i], times ? times[i] : 0, &out[i], &left);
+        error = walk_one(walk, &probes[i], i + 1, times ? times[i] : 0, &out[i], &left);
     }
     return error;
 }

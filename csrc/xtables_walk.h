@@ -42,7 +42,12 @@ struct view {
     uint8_t source_type, destination_type;
 };
 
-enum harm { HARMLESS, HARMFUL, HARMFUL_ELSEWHERE /* than in the watched table, whose state is new anyway */ };
+enum harm {
+    HARMLESS,
+    HARMFUL,
+    HARMFUL_ELSEWHERE, /* than in the watched table, whose state is new anyway */
+    COUNTS_FLOWS,      /* those that are to be counted: what it answers depends on the packets before */
+};
 
 /* A match by name and revision. Without `evaluate` nobody can tell its answer. */
 struct match_kind {
@@ -160,6 +165,9 @@ struct fork {
 
 struct seen { uint64_t hash; uint64_t turn; };
 
+/* Whether flows are counted by key at limits on connections, and whether that is done. */
+enum tallying { NO_TALLY, TALLYING, TALLIED };
+
 struct nfk_walk {
     int family;
     struct walk_table tables[WALK_MOST_TABLES];
@@ -173,6 +181,10 @@ struct nfk_walk {
     struct seen *seen;
     size_t n_seen;
     uint64_t turn;
+    enum tallying tallying;
+    struct tally *tallies;
+    size_t n_tallies, tallies_room;
+    bool tally_failed;
 };
 
 /* A packet on its way. */
@@ -187,6 +199,7 @@ struct run {
     uint32_t rule, depth;
     unsigned int stage;
     uint32_t times; /* how often it is counted */
+    uint32_t number; /* of the probe, from 1 */
     bool doubtful;  /* there was a doubt: what it meets it may meet */
     size_t steps;
     struct nfk_walked *out;
@@ -196,6 +209,10 @@ enum end { AT_SINK, DROPPED, LEFT, IN_DOUBT, TOO_LONG, NO_MEMORY };
 
 /* The connection marks in which ways end, as far as they agree. */
 struct left_mark { uint32_t mark; bool any, unknown; };
+
+/* xtables_walk_flows.c */
+enum answer walk_connlimit(struct run *run, const struct walk_table *table, const struct xt_entry_match *match);
+void walk_forget_tally(struct nfk_walk *walk);
 
 /* xtables_walk_step.c. begin_stage: IN_DOUBT if it is no end. go_on: from the rule where the run stands to an end or a
  * doubt; `matched`: this first rule is known to match. */

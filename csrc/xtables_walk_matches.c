@@ -5,6 +5,7 @@
 #include "xtables_walk.h"
 
 #include <linux/netfilter/xt_addrtype.h>
+#include <linux/netfilter/xt_connlimit.h>
 #include <linux/netfilter/xt_connmark.h>
 #include <linux/netfilter/xt_conntrack.h>
 #include <linux/netfilter/xt_dscp.h>
@@ -260,8 +261,8 @@ static bool osf_logs(const void *data)
 
 /*
  * Who answers "maybe" has no function. HARMFUL, in brief: recent, hashlimit, limit, quota, nfacct and statistic change
- * what they keep when asked (xt_recent.c recent_mt(), and so on); osf writes to the log. Not harmful although they
- * count: connlimit, as the flow is to be counted there anyway; rateest, as only the target RATEEST adds to it.
+ * what they keep when asked (xt_recent.c recent_mt(), and so on); osf writes to the log. Not harmful although it
+ * counts: rateest, as only the target RATEEST adds to it.
  */
 static const struct match_kind kinds[] = {
     {"addrtype", 0, sizeof(struct xt_addrtype_info), addrtype_v0, HARMLESS, NULL},
@@ -273,6 +274,7 @@ static const struct match_kind kinds[] = {
     {"comment", -1, 0, always, HARMLESS, NULL},
     {"connbytes", -1, 0, NULL, HARMLESS, NULL},
     {"connlabel", -1, 0, NULL, HARMLESS, NULL},
+    {"connlimit", 1, sizeof(struct xt_connlimit_info), NULL, COUNTS_FLOWS, NULL},
     {"connlimit", -1, 0, NULL, HARMLESS, NULL},
     {"connmark", 1, sizeof(struct xt_connmark_mtinfo1), walk_connmark, HARMLESS, NULL},
     {"conntrack", 1, sizeof(struct xt_conntrack_mtinfo1), walk_conntrack_v1, HARMLESS, NULL},

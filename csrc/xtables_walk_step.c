@@ -128,9 +128,12 @@ static enum answer matches_hold(struct run *run, const struct walk_table *table,
     for (uint32_t i = rule->match; i < rule[1].match; i++) {
         const struct match_kind *kind = table->matches[i].kind;
         const struct xt_entry_match *match = table->matches[i].match;
-        enum answer one = kind->evaluate ? kind->evaluate(&run->view, match->data) : MAYBE;
+        enum answer one = kind->evaluate             ? kind->evaluate(&run->view, match->data)
+                        : kind->harm == COUNTS_FLOWS ? walk_connlimit(run, table, match)
+                                                     : MAYBE;
+        bool harm = kind->harm == HARMFUL || (kind->harm == HARMFUL_ELSEWHERE && !table->watched);
 
-        if (kind->harm && (kind->harm == HARMFUL || !table->watched) && (!kind->harms || kind->harms(match->data)))
+        if (harm && (!kind->harms || kind->harms(match->data)))
             walk_note_hazard(run, match->u.user.name, answer == YES);
         if (one == NO)
             return NO;

@@ -39,6 +39,7 @@ class Passage:
     def leave_out(self, flows: Flows, *, is_new: bool) -> dict[str, int]:
         """Leave out flows whose packet would, or might, touch what cannot be put back: how many, by reason."""
         self._probes = flows.probes(is_new=is_new)
+        self._walk.tally(self._probes)
         hazards = self._walk.walk(self._probes).hazards
         out: set[int] = set()
         reasons: dict[str, int] = {}

@@ -126,6 +126,13 @@ class Walk:
         )
         return Walked(packed[0::size], packed[1::size], packed[3::size], hazards)
 
+    def tally(self, probes: bytes) -> None:
+        """Count the flows of each key at the watched table's limits on connections, whose lists are empty now.
+
+        Those limits are answered from then on wherever these flows are too few to exceed them. Raises ValueError.
+        """
+        self._handle.tally(probes)
+
     def counted(self, table: str) -> Counted:
         """What was counted since the beginning or `zero()`."""
         return Counted(*self._handle.counters(self._number(table)))

@@ -194,6 +194,31 @@ def test_only_flows_that_would_meet_it_are_left_out(start_service: Start, family
     assert len(living(old)) == 2 * LIMIT
 
 
+@families
+@pytest.mark.parametrize("hazard", ["LOG", "recent", "limit"])
+def test_a_limit_in_front_that_takes_note_is_not_exceeded(start_service: Start, family: Family, hazard: str) -> None:
+    """First what is over the limit is noted, then it is refused: the flows are within it, so nothing will be noted."""
+    over = f"-A INPUT -p tcp --syn --dport 873 -m connlimit --connlimit-above {LIMIT} {{hazard}}"
+    service = start_with(start_service, family, (over,), HAZARDS[hazard], clients=2)
+    old = service.dial()
+    assert len(old) == LIMIT
+    outcomes = changed(service)
+    assert [outcome.fidelity for outcome in outcomes if outcome.kind == "connlimit"] == [Fidelity.RESTORED] * 2
+    assert service.dial() == []
+    assert len(living(old)) == LIMIT
+
+
+def test_a_limit_that_is_exceeded_takes_note_of_nothing(start_service: Start) -> None:
+    """Where more flows live than a limit in front now allows, they are left out."""
+    around = (f"-A INPUT -p tcp --syn --dport 873 -m connlimit --connlimit-above {LIMIT - 1} {{hazard}}",)
+    service = start_with(start_service, Family.IPV4, around, HAZARDS["LOG"])
+    old = service.dial()
+    assert len(old) == LIMIT
+    limits = [outcome for outcome in changed(service) if outcome.kind == "connlimit"]
+    assert [limit.fidelity for limit in limits] == [Fidelity.LOST] * 2
+    assert all("10 flows left out: opening packets might meet LOG" in limit.detail for limit in limits)
+
+
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_counters_are_exact_in_nested_chains(start_service: Start, shape: Shape) -> None:
     """Whatever the opening packets meet on their way, in three tables and over jumps and returns."""

@@ -43,18 +43,17 @@ class WalkHandle:
 
     def walk(self, probes: bytes, times: Sequence[int] | None) -> bytes:
         """What becomes of each probe: struct nfk_walked, packed. With `times`, counts. Raises ValueError."""
-        count, rest = divmod(len(probes), ffi.sizeof("struct nfk_probe"))
-        if rest or (times is not None and len(times) != count):
-            raise ValueError("a list of probes that is cut off, or as many times as there are not probes")
+        given, count = _probes(probes)
+        if times is not None and len(times) != count:
+            raise ValueError("as many times as there are not probes")
         out = ffi.new("struct nfk_walked[]", count)
         so_often = ffi.NULL if times is None else ffi.new("uint32_t[]", times)
-        given = ffi.from_buffer("struct nfk_probe[]", probes)
-        error = lib.nfk_walk_flows(self._open(), given, count, so_often, out)
-        if error == errno.ENOMEM:
-            raise MemoryError
-        if error:
-            raise ValueError("a probe of another family, or on a way that there is none of")
+        _check(lib.nfk_walk_flows(self._open(), given, count, so_often, out))
         return bytes(ffi.buffer(out))
+
+    def tally(self, probes: bytes) -> None:
+        """Count the flows of each key at the limits on connections. Raises ValueError."""
+        _check(lib.nfk_walk_tally(self._open(), *_probes(probes)))
 
     def counters(self, table: int) -> tuple[list[int], list[int], list[int], list[int]]:
         """Packets, bytes, doubts and possible packets by entry."""
@@ -78,3 +77,17 @@ class WalkHandle:
         if self._walk == ffi.NULL:
             raise ValueError("this walker is closed")
         return self._walk
+
+
+def _probes(probes: bytes) -> tuple[Any, int]:
+    count, rest = divmod(len(probes), ffi.sizeof("struct nfk_probe"))
+    if rest:
+        raise ValueError("a list of probes that is cut off")
+    return ffi.from_buffer("struct nfk_probe[]", probes), count
+
+
+def _check(error: int) -> None:
+    if error == errno.ENOMEM:
+        raise MemoryError
+    if error:
+        raise ValueError("a probe of another family, or on a way that there is none of")
