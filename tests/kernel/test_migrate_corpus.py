@@ -1,0 +1,117 @@
+"""Rules that nobody here wrote, translated and met by packets: the pairs of iptables-translate, and whole rulesets."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+from corpus import FOLDER, needs_rulesets, rulesets
+
+from nfkeep import Family, Fidelity
+from nfkeep.migrate import translate
+from nfkeep.migrate.verify import Harness, Refused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from nfkeep.namespaces import Namespace
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
+
+CHAINS = {
+    "raw": ("PREROUTING", "OUTPUT"),
+    "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+    "nat": ("PREROUTING", "INPUT", "OUTPUT", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "OUTPUT"),
+}
+PROGRAMS = {"iptables-translate": Family.IPV4, "ip6tables-translate": Family.IPV6}
+_APPENDED = re.compile(r"(?:-[AI]|--append|--insert)")
+
+
+@attrs.frozen
+class Pair:
+    """A command of iptables, as iptables-save text with its one rule."""
+
+    where: str
+    family: Family
+    text: str
+
+    def __str__(self) -> str:
+        return self.where
+
+
+def pairs() -> Iterator[Pair]:
+    """The commands in the .txlate files; one without a target gets DROP, so that packets can tell."""
+    for path in sorted((FOLDER / "extensions").glob("*.txlate")):
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            program, _, arguments = line.partition(" ")
+            if program not in PROGRAMS:
+                continue
+            words = shlex.split(arguments)
+            table = words.pop(words.index("-t") + 1) if "-t" in words else "filter"
+            at = next((n for n, word in enumerate(words) if _APPENDED.fullmatch(word)), None)
+            if at is None:
+                continue
+            chain = words[at + 1]
+            rule = " ".join(map(_quoted, (w for n, w in enumerate(words) if n not in (at, at + 1) and w != "-t")))
+            if not {"-j", "--jump", "-g"} & set(words):
+                rule += " -j DROP"
+            heads = [f":{name} ACCEPT [0:0]" for name in CHAINS[table]]
+            if chain not in CHAINS[table]:
+                heads.append(f":{chain} - [0:0]")
+            text = "\n".join((f"*{table}", *heads, f"-A {chain} {rule}", "COMMIT", ""))
+            yield Pair(f"{path.name}:{number}", PROGRAMS[program], text)
+
+
+def _quoted(word: str) -> str:
+    return word if re.fullmatch(r"[^\s\"'\\]+", word) else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+@pytest.fixture(scope="module")
+def harness_of() -> Iterator[Callable[[Family], Harness]]:
+    """The hosts for a family, made once."""
+    made: dict[Family, Harness] = {}
+
+    def of(family: Family) -> Harness:
+        if family not in made:
+            made[family] = Harness(family)
+        return made[family]
+
+    yield of
+    for harness in made.values():
+        harness.close()
+
+
+@pytest.mark.skipif(not FOLDER.is_dir(), reason="the shared corpus is not beside the project")
+@pytest.mark.parametrize("pair", list(pairs()), ids=str)
+def test_what_iptables_translate_knows_means_the_same_here(pair: Pair, harness_of: Callable[[Family], Harness]) -> None:
+    """No packet meets anything else, whatever iptables-translate would make of it; nothing is lost."""
+    translation = translate(pair.text, pair.family)
+    assert [loss for loss in translation.losses if loss.fidelity is Fidelity.LOST] == []
+    try:
+        compared = harness_of(pair.family).compare(pair.text, translation.script, 60)
+    except Refused as refused:
+        pytest.skip(f"this kernel does not take it: {refused}")
+    assert [str(each) for each in compared.differences] == []
+
+
+@needs_rulesets
+@pytest.mark.parametrize("path", rulesets(), ids=lambda path: path.name)
+@pytest.mark.parametrize("optimize", [False, True], ids=["as it is", "optimized"])
+def test_real_rulesets(
+    path: Path, optimize: bool, harness_of: Callable[[Family], Harness], namespace: Namespace
+) -> None:
+    """They load, and every packet meets the same: the rules that are lost taken out of both."""
+    family = Family.IPV6 if path.suffix == ".v6" else Family.IPV4
+    text = path.read_text(errors="surrogateescape")
+    translation = translate(text, family, optimize=optimize)
+    namespace.run(["nft", "-c", "-f", "-"], input=translation.script)
+    lost = {loss.line for loss in translation.losses if loss.fidelity is Fidelity.LOST}
+    kept = "\n".join("" if number in lost else line for number, line in enumerate(text.splitlines(), 1)) + "\n"
+    script = translate(kept, family, optimize=optimize).script
+    compared = harness_of(family).compare(kept, script, 300)
+    assert [str(each) for each in compared.differences] == []
