@@ -44,6 +44,14 @@ class Objects:
         """A name that nothing has yet, made from this one."""
         return next(each for each in _numbered(name) if identifier(each) not in self._all)
 
+    def keep(self, number: int) -> None:
+        """Forget all but the first so many, which a rule has declared that is not translated after all."""
+        for name in list(self._all)[number:]:
+            del self._all[name]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
     def all(self) -> tuple[Declaration, ...]:
         """Everything that was declared."""
         return tuple(self._all.values())

@@ -2,12 +2,14 @@
 
 iptables' rule "these parts, then this action" becomes one nft rule wherever its parts are simple. A choice becomes a
 chain: the ways of AnyOf each go to the rest of the rule, those of NoneOf return. Where the action itself leaves the
-chain (RETURN, `-g`), a return out of such a chain would come out at the wrong place: the rest of the chain is then a
-chain too, and everything goes there by goto.
+chain (RETURN, `-g`), a return out of such a chain would come out at the wrong place: each way of AnyOf becomes a rule
+then; if that cannot be, the rest of the chain is a chain too, and everything goes there by goto.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import TYPE_CHECKING
 
 import attrs
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nfkeep.migrate.parts import Part, Simple
+
+
+_MOST_WAYS = 64
 
 
 @attrs.frozen(slots=True)
@@ -54,10 +59,11 @@ class Chain:
 class Action:
     """What a rule does in the end: its statements, the last one perhaps a verdict; `leaves`: it returns, or goes.
 
-    `rows` are rules of their own that follow the statements.
+    `remark` is the comment, which nft wants last; `rows` are rules of their own that follow the statements.
     """
 
     statements: tuple[Simple, ...]
+    remark: tuple[Statement, ...] = ()
     leaves: bool = False
     rows: tuple[tuple[Simple, ...], ...] = ()
 
@@ -76,13 +82,13 @@ class Layout:
             body = self._helper()
             for row in action.rows:
                 body.add(row, source)
-            action = Action((*action.statements, Statement(f"jump {body.name}")))
+            action = Action((*action.statements, Statement(f"jump {body.name}")), action.remark)
         if NEVER in ready:
             self.chain.remark("no packet matches this rule:")
             self.chain.remark(f"  line {source}")
             return
         if all(isinstance(part, (Test, Statement)) for part in ready):
-            self.chain.add((*ready, *action.statements), source)  # type: ignore[arg-type]
+            self.chain.add((*ready, *action.statements, *action.remark), source)  # type: ignore[arg-type]
         elif action.leaves:
             self._leave(ready, action, source)
         else:
@@ -92,10 +98,29 @@ class Layout:
         return self.new_chain(f"{self.chain.name}-rule")
 
     def _leave(self, parts: Sequence[Part], action: Action, source: int) -> None:
+        if ways := _all_ways(parts):
+            counted, *others = action.statements
+            for way in ways:
+                self.chain.add((*way, counted, *others, *action.remark), source)
+                counted = Statement("counter")  # what was counted stands in the first one
+            return
         here, rest = self.chain, self.new_chain(f"{self.chain.name}-rest")
         _fork(here, parts, action, source, "goto", self._helper, rest)
-        here.add((Statement(f"goto {rest.name}"),))
+        here.add((Statement(f"goto {rest.name}"),), source)
         self.chain = rest
+
+
+def _all_ways(parts: Sequence[Part]) -> list[tuple[Simple, ...]]:
+    """All ways through the parts, each a rule of its own; none if too many, or if trying twice matters."""
+    choices: list[tuple[tuple[Simple, ...], ...]] = []
+    for part in parts:
+        if isinstance(part, NoneOf):
+            return []
+        choices.append(part.ways if isinstance(part, AnyOf) else ((part,),))
+    if math.prod(map(len, choices)) > _MOST_WAYS:
+        return []
+    ways = [tuple(itertools.chain(*way)) for way in itertools.product(*choices)]
+    return ways if all(isinstance(each, Test) for way in ways for each in way) else []
 
 
 def _fork(
@@ -110,7 +135,7 @@ def _fork(
     """Write parts and action into `chain`. `rest`: where a packet goes on that does not match, instead of returning."""
     at = next((n for n, part in enumerate(parts) if isinstance(part, (AnyOf, NoneOf))), None)
     if at is None:
-        chain.add((*parts, *action.statements), source)  # type: ignore[arg-type]
+        chain.add((*parts, *action.statements, *action.remark), source)  # type: ignore[arg-type]
         return
     choice = parts[at]
     assert isinstance(choice, (AnyOf, NoneOf))
@@ -128,7 +153,7 @@ def _fork(
     _fork(behind, parts[at + 1 :], action, source, verb, helper, rest)
     if rest is not None:
         for each in {id(inner): inner, id(behind): behind}.values():
-            each.add((Statement(f"goto {rest.name}"),))
+            each.add((Statement(f"goto {rest.name}"),), source)
 
 
 def tidied(parts: Sequence[Part]) -> tuple[Part, ...]:
