@@ -79,6 +79,10 @@ class Source:
 
 def read_source(text: str, family: Family) -> Source:
     """Take iptables-save text apart. Raises InvalidRuleError, which names the line, for what is no such text."""
+    try:
+        text.encode(errors="surrogateescape")
+    except UnicodeEncodeError as error:
+        raise _fault(text.count("\n", 0, error.start) + 1, "a character in it is half of one") from None
     tables: list[SourceTable] = []
     left_out: list[tuple[int, str]] = []
     table: _Open | None = None
