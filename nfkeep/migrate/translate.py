@@ -12,7 +12,8 @@ from nfkeep.migrate.head import head_parts
 from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
 from nfkeep.migrate.parts import Rows, Statement
-from nfkeep.migrate.placement import base_line, place_tables
+from nfkeep.migrate.placement import base_line, place_tables, tracked_line
+from nfkeep.migrate.reach import reaching
 from nfkeep.migrate.rule import VERDICTS, ParsedRule, match_translator, parse_rule, target_translator
 from nfkeep.migrate.script import NftTable, script_text
 from nfkeep.migrate.source import SourceChain, SourceRule, SourceTable, read_source
@@ -55,6 +56,7 @@ def _table(place: Place, family: Family, losses: list[Loss]) -> NftTable:
     for table in place.tables:
         own = {chain.name: chains.named(place.chain_name(table, chain)) for chain in table.chains}
         user_chains = frozenset(chain.name for chain in table.chains if chain.policy is None)
+        reached = reaching(table)
         for chain in table.chains:
             target = own[chain.name]
             target.base = base_line(table, chain) if chain.policy is not None else ""
@@ -62,7 +64,7 @@ def _table(place: Place, family: Family, losses: list[Loss]) -> NftTable:
                 target.origin = f"iptables: table {table.name}, chain {chain.name}"
             layout = Layout(target, chains.fresh)
             for rule in chain.rules:
-                losses += _rule(rule, _Where(family, table, chain, user_chains, own, objects), layout)
+                losses += _rule(rule, _Where(family, table, chain, user_chains, own, objects, chains, reached), layout)
             if chain.policy is not None:
                 _end(chain, layout)
     name = "ip6" if family is Family.IPV6 else "ip"
@@ -77,6 +79,8 @@ class _Where:
     user_chains: frozenset[str]
     names: dict[str, Chain]
     objects: Objects
+    chains: _Chains
+    reached: dict[str, frozenset[str]]
 
 
 class _Chains:
@@ -84,6 +88,7 @@ class _Chains:
 
     def __init__(self) -> None:
         self._all: dict[str, Chain] = {}
+        self._tracked: dict[str, Chain] = {}
 
     def named(self, name: str) -> Chain:
         chain = self._all[name] = Chain(name)
@@ -95,6 +100,13 @@ class _Chains:
             number += 1
         return self.named(f"{name}{number}")
 
+    def tracked(self, chain: Chain, base: str) -> Chain:
+        """The chain behind conntrack that goes with a base chain before it; `base`: its line of type and hook."""
+        if chain.name not in self._tracked:
+            self._tracked[chain.name] = self.fresh(f"{chain.name}-tracked")
+            self._tracked[chain.name].base = base
+        return self._tracked[chain.name]
+
     def all(self) -> tuple[Chain, ...]:
         return tuple(self._all.values())
 
@@ -103,7 +115,8 @@ def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
     try:
         parsed = parse_rule(rule, where.family, where.user_chains)
         context = Context(where.family, where.table.name, where.chain.name, where.chain.policy, parsed, where.objects)
-        parts = (*head_parts(context), *_match_parts(parsed, context))
+        context.hooks, context.siblings = where.reached[where.chain.name], where.chain.rules
+        parts = context.parts = (*head_parts(context), *_match_parts(parsed, context))
         action = _action(parsed, context, where)
     except Lost as lost:
         loss = Loss(rule.line, rule.text, lost.part or "rule", lost.reason, lost.advice)
@@ -112,6 +125,9 @@ def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
     for loss in context.losses:
         layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
     layout.add(parts, action, rule.line)
+    if context.tracked:
+        behind = where.chains.tracked(where.names[where.chain.name], tracked_line(where.chain))
+        Layout(behind, where.chains.fresh).add(parts, Action(tuple(context.tracked)), rule.line)
     return context.losses
 
 
