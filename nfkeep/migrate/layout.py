@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.migrate.parts import NEVER, AnyOf, NoneOf, Statement, Test
+from nfkeep.migrate.parts import NEVER, AnyOf, NoneOf, Rows, Statement, Test
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ class Action:
     statements: tuple[Simple, ...]
     remark: tuple[Statement, ...] = ()
     leaves: bool = False
-    rows: tuple[tuple[Simple, ...], ...] = ()
+    rows: tuple[tuple[Simple | Rows, ...], ...] = ()
 
 
 @attrs.define(slots=True)
@@ -79,9 +79,7 @@ class Layout:
         """Write one rule of iptables at the end of the chain."""
         ready = tidied(parts)
         if action.rows:
-            body = self._helper()
-            for row in action.rows:
-                body.add(row, source)
+            body = self._body(action.rows, source)
             action = Action((*action.statements, Statement(f"jump {body.name}")), action.remark)
         if NEVER in ready:
             self.chain.remark("no packet matches this rule:")
@@ -93,6 +91,13 @@ class Layout:
             self._leave(ready, action, source)
         else:
             _fork(self.chain, ready, action, source, "jump", self._helper, None)
+
+    def _body(self, rows: Sequence[Sequence[Simple | Rows]], source: int) -> Chain:
+        body = self._helper()
+        for row in rows:
+            simple = [Statement(f"goto {self._body(p.rows, source).name}") if isinstance(p, Rows) else p for p in row]
+            body.add(simple, source)
+        return body
 
     def _helper(self) -> Chain:
         return self.new_chain(f"{self.chain.name}-rule")

@@ -14,7 +14,8 @@ from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
 from nfkeep.migrate.nesting import DEEPEST, too_deep_lines
 from nfkeep.migrate.parts import Rows, Statement
-from nfkeep.migrate.placement import base_line, place_tables
+from nfkeep.migrate.placement import base_line, place_tables, tracked_line
+from nfkeep.migrate.reach import reaching
 from nfkeep.migrate.rule import VERDICTS, Chains, ParsedRule, match_translator, readings, target_translator
 from nfkeep.migrate.script import NftTable, script_text
 from nfkeep.migrate.source import Source, SourceChain, SourceRule, SourceTable, read_source
@@ -83,7 +84,7 @@ def _fill(
     own = {chain.name: chains.named(place.chain_name(table, chain)) for chain in table.chains}
     everywhere = frozenset(chain.name for each in source.tables for chain in each.chains) | set(Hook.__members__)
     user_chains = frozenset(c.name for c in table.chains if c.policy is None and target_translator(c.name) is None)
-    reachable = Chains(user_chains, everywhere - user_chains)
+    reachable, reached = Chains(user_chains, everywhere - user_chains), reaching(table)
     for chain in table.chains:
         target = own[chain.name]
         target.base = base_line(table, chain) if chain.policy is not None else ""
@@ -92,7 +93,7 @@ def _fill(
         if chain.assumed:
             losses.append(Loss(chain.line, "", f"chain {chain.name}", *_ASSUMED, Fidelity.APPROXIMATED))
         layout = Layout(target, chains.fresh)
-        where = _Where(source.family, table, chain, reachable, own, objects)
+        where = _Where(source.family, table, chain, reachable, own, objects, chains, reached[chain.name])
         for rule in chain.rules:
             losses += _rule(rule, where, layout, without.get(rule.line))
         if chain.policy is not None:
@@ -108,6 +109,21 @@ class _Where:
     chains: Chains
     names: dict[str, Chain]
     objects: Objects
+    nft_chains: _NftChains
+    hooks: frozenset[str]
+
+    def context(self, parsed: ParsedRule) -> Context:
+        """What the translators of a rule here get to know."""
+        return Context(
+            self.family,
+            self.table.name,
+            self.chain.name,
+            self.chain.policy,
+            parsed,
+            self.objects,
+            hooks=self.hooks,
+            siblings=self.chain.rules,
+        )
 
 
 class _NftChains:
@@ -115,6 +131,7 @@ class _NftChains:
 
     def __init__(self) -> None:
         self._all: dict[str, Chain] = {}
+        self._tracked: dict[str, Chain] = {}
 
     def named(self, name: str) -> Chain:
         chain = self._all[name] = Chain(name)
@@ -125,6 +142,13 @@ class _NftChains:
         while f"{name}{number}" in self._all:
             number += 1
         return self.named(f"{name}{number}")
+
+    def tracked(self, chain: Chain, base: str) -> Chain:
+        """The chain behind conntrack that goes with a base chain before it; `base`: its line of type and hook."""
+        if chain.name not in self._tracked:
+            self._tracked[chain.name] = self.fresh(f"{chain.name}-tracked")
+            self._tracked[chain.name].base = base
+        return self._tracked[chain.name]
 
     def all(self) -> tuple[Chain, ...]:
         return tuple(self._all.values())
@@ -144,6 +168,9 @@ def _rule(rule: SourceRule, where: _Where, layout: Layout, lost: Lost | None) ->
                 for loss in context.losses:
                     layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
                 layout.add(parts, action, rule.line)
+                if context.tracked:
+                    behind = where.nft_chains.tracked(where.names[where.chain.name], tracked_line(where.chain))
+                    Layout(behind, where.nft_chains.fresh).add(parts, Action(tuple(context.tracked)), rule.line)
                 return context.losses
         except Lost as error:
             lost = lost or error
@@ -153,12 +180,13 @@ def _rule(rule: SourceRule, where: _Where, layout: Layout, lost: Lost | None) ->
 
 
 def _translated(parsed: ParsedRule, where: _Where) -> tuple[list[Part], Action, Context]:
-    context = Context(where.family, where.table.name, where.chain.name, where.chain.policy, parsed, where.objects)
+    context = where.context(parsed)
     try:
         parts = list(head_parts(context))
     except (ValueError, LookupError) as error:
         raise Lost(f"its addresses, interfaces or protocol are not understood ({error})") from None
     parts += _match_parts(parsed, context)
+    context.parts = tuple(parts)
     return parts, _action(parsed, context, where), context
 
 
