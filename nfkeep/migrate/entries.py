@@ -9,3 +9,9 @@ NO_ENTRY = ("invalid", "untracked")
 
 HAS_ENTRY = Test("ct state", NO_ENTRY, negated=True)
 """The packet has an entry."""
+
+NO_PACKET = Test("meta length", ("0",))
+"""What no packet is: for what has to be in the ruleset without ever being done."""
+
+TRACKED_NEVER = (HAS_ENTRY, NO_PACKET)
+"""Never, by a rule that has connections tracked (and fragments put together) all the same, as iptables' does."""

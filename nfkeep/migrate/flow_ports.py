@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.migrate.entries import HAS_ENTRY
+from nfkeep.migrate.entries import HAS_ENTRY, TRACKED_NEVER
 from nfkeep.migrate.head import protocol_name
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import Test
@@ -69,7 +69,7 @@ def port_ways(options: Sequence[Option], protocol: Option | None, context: Conte
     """The ways in which the ports of an entry are as all these options want them."""
     asked = [_Ports(_FIELDS[each.name], *number_range(each.value, _MOST), each.negated) for each in options]
     if any(each.never() for each in asked):
-        return ()
+        return (TRACKED_NEVER,)
     asked = [each for each in asked if not each.always()]
     if not asked:
         return ((HAS_ENTRY,),)
@@ -79,7 +79,7 @@ def port_ways(options: Sequence[Option], protocol: Option | None, context: Conte
     if known == _GRE:
         raise Lost("nft cannot compare the call ids of GRE", "PPTP's connections are RELATED; ask for that")
     if known is not None and known not in with_ports:
-        return ((HAS_ENTRY,),) if others_too else ()
+        return ((HAS_ENTRY,),) if others_too else (TRACKED_NEVER,)
     protocols = with_ports if known is None else (known,)
     ways: list[tuple[Simple, ...]] = [
         (Test("ct protocol", (each,)), *(ports.test() for ports in asked)) for each in protocols

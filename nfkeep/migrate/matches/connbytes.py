@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.parts import NEVER, Test
+from nfkeep.migrate.entries import TRACKED_NEVER
+from nfkeep.migrate.parts import Test
 from nfkeep.migrate.values import number_range
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     left = f"ct {_DIRECTIONS[asked['--connbytes-dir'].value]}{_MODES[asked['--connbytes-mode'].value]}"
     negated = option.negated and low != high
     if (low, high) == (0, _MOST):
-        return (NEVER,) if negated else (_COUNTED,)
+        return TRACKED_NEVER if negated else (_COUNTED,)
     text = str(low) if low == high else f"{low}-{high}"
     test = Test(left, (text,), negated)
     return (_COUNTED, test) if (low == 0) != negated else (test,)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nfkeep.migrate.entries import NO_PACKET
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import AnyOf, NoneOf, Statement, Test
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 OPTIONS = {"--label": 1, "--set": 0}
 _LAST = 127
-_NO_PACKET = Test("meta length", ("0",))
 
 
 def translate(match: Extension, context: Context) -> tuple[Part, ...]:
@@ -33,5 +33,5 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
         raise ValueError(option.value)
     label = str(int(option.value))
     present, add = Test("ct label", (label,)), Statement(f"ct label set {label}")
-    ways = ((add, present),) if match.option("--set") else ((present,), (_NO_PACKET, add))
+    ways = ((add, present),) if match.option("--set") else ((present,), (NO_PACKET, add))
     return (NoneOf(ways) if option.negated else AnyOf(ways),)

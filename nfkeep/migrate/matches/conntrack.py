@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.entries import HAS_ENTRY, NO_ENTRY
+from nfkeep.migrate.entries import HAS_ENTRY, NO_ENTRY, TRACKED_NEVER
 from nfkeep.migrate.flow_ports import port_ways
 from nfkeep.migrate.head import protocol_name
 from nfkeep.migrate.loss import Lost
@@ -97,7 +97,7 @@ def _ways(option: Option, context: Context) -> _Ways:
         return _expires(option)
     names = [_STATUS[name] for name in listed(option.value, ("NONE", *_STATUS)) if name != "NONE"]
     if not names:  # no bit of none: never; its opposite: always
-        return ((HAS_ENTRY,),) if option.negated else ()
+        return ((HAS_ENTRY,),) if option.negated else (TRACKED_NEVER,)
     bits = "|".join(names)
     return ((Test(f"ct status & ({bits})" if len(names) > 1 else f"ct status & {bits}", ("0",), not option.negated),),)
 
@@ -106,7 +106,7 @@ def _expires(option: Option) -> _Ways:
     """Whole seconds that the entry has left; nft counts milliseconds."""
     low, high = number_range(option.value, _MOST_SECONDS)
     if low > min(high, _LONGEST):
-        return ((HAS_ENTRY,),) if option.negated else ()
+        return ((HAS_ENTRY,),) if option.negated else (TRACKED_NEVER,)
     if high > _LONGEST:
         operator = "<" if option.negated else ">="
         return _closed(()) if not low and not option.negated else ((Test(f"ct expiration {operator}", (f"{low}s",)),),)
@@ -116,5 +116,5 @@ def _expires(option: Option) -> _Ways:
 def _closed(parts: tuple[Part, ...]) -> _Ways:
     """The same as ways; what always holds still needs an entry."""
     if parts == (NEVER,):
-        return ()
+        return (TRACKED_NEVER,)
     return (parts or (HAS_ENTRY,),)  # type: ignore[return-value]
