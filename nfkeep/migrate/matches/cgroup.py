@@ -17,25 +17,27 @@ if TYPE_CHECKING:
 OPTIONS = {"--cgroup": 1, "--path": 1}
 _MOST = (1 << 32) - 1
 _HAS_SOCKET = Test("meta cgroup", (f"0-{_MOST}",))  # nft_socket.c would look for one that the packet has not
+_WHOLE = Test("socket wildcard", ("0", "1"))  # nft_meta_get_eval_cgroup() takes the listening one for a request
 
 
 def translate(match: Extension, context: Context) -> tuple[Part, ...]:
-    """One test, for a path with the condition that the packet has its socket already."""
-    parts: list[Part] = []
-    for option in match.options:
-        if option.name == "--path":
-            parts += _path(option, context)
-            continue
-        parts.append(Test("meta cgroup", (str(number_range(option.value, _MOST)[0]),), option.negated))
-        context.approximate(option, "the SYN-ACKs of a listening socket count as its own in nft, as nobody's before")
-    return tuple(parts)
+    """One test, and that the socket is the packet's own and a whole one."""
+    (option,) = match.options
+    anywhere = context.chain == "POSTROUTING" or (context.policy is None and context.table in ("mangle", "nat"))
+    if option.name == "--path":
+        if anywhere:
+            raise Lost("nft cannot look at the socket in POSTROUTING", "move the rule to OUTPUT")
+        return (_HAS_SOCKET, _path(option))
+    test = Test("meta cgroup", (str(number_range(option.value, _MOST)[0]),), option.negated)
+    if not anywhere:
+        return (test, _WHOLE)
+    context.approximate(match, "while a connection is being accepted, its packets count as the listening socket's")
+    return (test,)
 
 
-def _path(option: Option, context: Context) -> tuple[Part, ...]:
-    if context.chain == "POSTROUTING" or (context.policy is None and context.table in ("mangle", "nat")):
-        raise Lost("nft cannot look at the socket in POSTROUTING", "move the rule to OUTPUT")
+def _path(option: Option) -> Test:
     names = [name for name in option.value.split("/") if name]
     if any(name in (".", "..") for name in names):
         raise ValueError(option.value)
     path = quoted("/".join(names) or "/", "the path")
-    return (_HAS_SOCKET, Test(f"socket cgroupv2 level {len(names)}", (path,), option.negated))
+    return Test(f"socket cgroupv2 level {len(names)}", (path,), option.negated)
