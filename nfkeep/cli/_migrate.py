@@ -11,6 +11,7 @@ __all__ = ["command"]
 
 _COMMANDS = {
     "translate": "nfkeep.cli.translate",
+    "verify": "nfkeep.cli.verify",
 }
 
 

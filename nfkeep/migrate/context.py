@@ -14,7 +14,9 @@ from nfkeep.model import Family
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from nfkeep.migrate.parts import Part, Simple
     from nfkeep.migrate.rule import ParsedRule
+    from nfkeep.migrate.source import SourceRule
 
 
 @attrs.frozen(slots=True)
@@ -44,6 +46,14 @@ class Objects:
         """A name that nothing has yet, made from this one."""
         return next(each for each in _numbered(name) if identifier(each) not in self._all)
 
+    def keep(self, number: int) -> None:
+        """Forget all but the first so many, which a rule has declared that is not translated after all."""
+        for name in list(self._all)[number:]:
+            del self._all[name]
+
+    def __len__(self) -> int:
+        return len(self._all)
+
     def all(self) -> tuple[Declaration, ...]:
         """Everything that was declared."""
         return tuple(self._all.values())
@@ -61,8 +71,10 @@ def _numbered(name: str) -> Iterator[str]:
 class Context:
     """The rule that is being translated, and where it stands.
 
-    `table` and `chain` are iptables' names; `policy` is that of the chain, None for a user chain. `comment` is what the
-    nft rule will have for people.
+    `table` and `chain` are iptables' names; `policy` is that of the chain, None for a user chain. `hooks` are the
+    builtin chains from which packets get to the rule, `siblings` all rules of its chain, `parts` what its head and its
+    matches became (for targets). `comment` is what the nft rule will have for people. `tracked` is what has to be done
+    to the rule's packets in a chain of its own, behind conntrack.
     """
 
     family: Family
@@ -73,6 +85,10 @@ class Context:
     objects: Objects
     losses: list[Loss] = attrs.Factory(list)
     comment: str = ""
+    hooks: frozenset[str] = frozenset()
+    siblings: tuple[SourceRule, ...] = ()
+    parts: tuple[Part, ...] = ()
+    tracked: list[Simple] = attrs.Factory(list)
 
     @property
     def v6(self) -> bool:
@@ -83,6 +99,11 @@ class Context:
     def ip(self) -> str:
         """The family as nft's expressions have it: ip or ip6."""
         return "ip6" if self.v6 else "ip"
+
+    @property
+    def earlier(self) -> tuple[SourceRule, ...]:
+        """The rules before this one in its chain."""
+        return tuple(each for each in self.siblings if each.line < self.rule.source.line)
 
     @property
     def protocol(self) -> str | None:

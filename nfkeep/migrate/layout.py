@@ -2,22 +2,27 @@
 
 iptables' rule "these parts, then this action" becomes one nft rule wherever its parts are simple. A choice becomes a
 chain: the ways of AnyOf each go to the rest of the rule, those of NoneOf return. Where the action itself leaves the
-chain (RETURN, `-g`), a return out of such a chain would come out at the wrong place: the rest of the chain is then a
-chain too, and everything goes there by goto.
+chain (RETURN, `-g`), a return out of such a chain would come out at the wrong place: each way of AnyOf becomes a rule
+then; if that cannot be, the rest of the chain is a chain too, and everything goes there by goto.
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.migrate.parts import NEVER, AnyOf, NoneOf, Statement, Test
+from nfkeep.migrate.parts import NEVER, AnyOf, NoneOf, Rows, Statement, Test
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from nfkeep.migrate.parts import Part, Simple
+
+
+_MOST_WAYS = 64
 
 
 @attrs.frozen(slots=True)
@@ -55,12 +60,13 @@ class Chain:
 class Action:
     """What a rule does in the end: its statements, the last one perhaps a verdict; `leaves`: it returns, or goes.
 
-    `rows` are rules of their own that follow the statements.
+    `remark` is the comment, which nft wants last; `rows` are rules of their own that follow the statements.
     """
 
     statements: tuple[Simple, ...]
+    remark: tuple[Statement, ...] = ()
     leaves: bool = False
-    rows: tuple[tuple[Simple, ...], ...] = ()
+    rows: tuple[tuple[Simple | Rows, ...], ...] = ()
 
 
 @attrs.define(slots=True)
@@ -74,19 +80,24 @@ class Layout:
         """Write one rule of iptables at the end of the chain."""
         ready = tidied(parts)
         if action.rows:
-            body = self._helper()
-            for row in action.rows:
-                body.add(row, source)
-            action = Action((*action.statements, Statement(f"jump {body.name}")))
+            body = self._body(action.rows, source)
+            action = Action((*action.statements, Statement(f"jump {body.name}")), action.remark)
         if NEVER in ready:
             self.chain.remark(f"line {source}: no packet matches this rule")
             return
         if all(isinstance(part, (Test, Statement)) for part in ready):
-            self.chain.add((*ready, *action.statements), source)  # type: ignore[arg-type]
+            self.chain.add((*ready, *action.statements, *action.remark), source)  # type: ignore[arg-type]
         elif action.leaves:
             self._leave(ready, action, source)
         else:
             _fork(self.chain, ready, action, source, "jump", self._helper, None)
+
+    def _body(self, rows: Sequence[Sequence[Simple | Rows]], source: int) -> Chain:
+        body = self._helper()
+        for row in rows:
+            simple = [Statement(f"goto {self._body(p.rows, source).name}") if isinstance(p, Rows) else p for p in row]
+            body.add(simple, source)
+        return body
 
     def _helper(self) -> Chain:
         return self._another("rule")
@@ -97,10 +108,29 @@ class Layout:
         return made
 
     def _leave(self, parts: Sequence[Part], action: Action, source: int) -> None:
+        if ways := _all_ways(parts):
+            counted, *others = action.statements
+            for way in ways:
+                self.chain.add((*way, counted, *others, *action.remark), source)
+                counted = Statement("counter")  # what was counted stands in the first one
+            return
         here, rest = self.chain, self._another("rest")
         _fork(here, parts, action, source, "goto", self._helper, rest)
-        here.add((Statement(f"goto {rest.name}"),))
+        here.add((Statement(f"goto {rest.name}"),), source)
         self.chain = rest
+
+
+def _all_ways(parts: Sequence[Part]) -> list[tuple[Simple, ...]]:
+    """All ways through the parts, each a rule of its own; none if too many, or if trying twice matters."""
+    choices: list[tuple[tuple[Simple, ...], ...]] = []
+    for part in parts:
+        if isinstance(part, NoneOf):
+            return []
+        choices.append(part.ways if isinstance(part, AnyOf) else ((part,),))
+    if math.prod(map(len, choices)) > _MOST_WAYS:
+        return []
+    ways = [tuple(itertools.chain(*way)) for way in itertools.product(*choices)]
+    return ways if all(isinstance(each, Test) for way in ways for each in way) else []
 
 
 def _fork(
@@ -115,7 +145,7 @@ def _fork(
     """Write parts and action into `chain`. `rest`: where a packet goes on that does not match, instead of returning."""
     at = next((n for n, part in enumerate(parts) if isinstance(part, (AnyOf, NoneOf))), None)
     if at is None:
-        chain.add((*parts, *action.statements), source)  # type: ignore[arg-type]
+        chain.add((*parts, *action.statements, *action.remark), source)  # type: ignore[arg-type]
         return
     choice = parts[at]
     assert isinstance(choice, (AnyOf, NoneOf))
@@ -133,7 +163,7 @@ def _fork(
     _fork(behind, parts[at + 1 :], action, source, verb, helper, rest)
     if rest is not None:
         for each in {id(inner): inner, id(behind): behind}.values():
-            each.add((Statement(f"goto {rest.name}"),))
+            each.add((Statement(f"goto {rest.name}"),), source)
 
 
 def tidied(parts: Sequence[Part]) -> tuple[Part, ...]:

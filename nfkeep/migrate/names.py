@@ -12,7 +12,10 @@ from nfkeep.migrate.loss import Lost
 
 _IDENTIFIER = re.compile(r"[A-Za-z][A-Za-z0-9/_.-]*")
 _MANGLED = "x_"
-_LONGEST_COMMENT = 128
+_LONGEST_COMMENT = 128  # octets; NFTNL_UDATA_COMMENT_MAXLEN in nft
+_LONGEST_INTERFACE = 15  # IFNAMSIZ - 1
+_AT_THE_END = {"+": "*", "*": r"\*"}
+_IN_COMMENTS = {'"': "'", **{chr(number): " " for number in (*range(0x20), 0x7F)}}
 
 
 def identifier(name: str) -> str:
@@ -39,15 +42,23 @@ def quoted(text: str, what: str) -> str:
 
 
 def interface(name: str) -> str:
-    """An interface's name in quotes; a `+` at the end stands for any ending."""
-    text = name[:-1] if name.endswith("+") else name
-    text = text.replace("\\", "\\\\").replace("*", "\\*")
-    return quoted(text + ("*" if name.endswith("+") else ""), "the interface")
+    r"""An interface's name in quotes; a `+` at the end stands for any ending. Raises Lost for what can be none.
+
+    nft reads a `*` at the end as any ending and `\*` there as that character, and nothing else as special
+    (expr_evaluate_string() in src/evaluate.c).
+    """
+    if not 0 < len(name.encode(errors="surrogateescape")) <= _LONGEST_INTERFACE:
+        raise Lost(f"{name!r} can be no interface")
+    text = name[:-1] + _AT_THE_END.get(name[-1], name[-1])
+    unwritable = name == "+" or name.endswith(("\\+", "\\*"))
+    if unwritable or len(text.encode(errors="surrogateescape")) > _LONGEST_INTERFACE:
+        raise Lost(f"the interface {name!r} cannot be written in nft", "rename it first")
+    return quoted(text, "the interface")
 
 
 def comment(text: str) -> str:
-    """What of a comment fits into nft's."""
-    flat = text.replace('"', "'").replace("\n", " ")
+    """What of a comment fits into nft's: no quotes, no control characters, not too long."""
+    flat = "".join(_IN_COMMENTS.get(c, c) for c in text[:_LONGEST_COMMENT])
     while len(flat.encode(errors="surrogateescape")) > _LONGEST_COMMENT:
         flat = flat[:-1]
     return f'comment "{flat}"'

@@ -67,9 +67,12 @@ Part: TypeAlias = "Test | Statement | AnyOf | NoneOf"
 
 @attrs.frozen(slots=True)
 class Rows:
-    """What a target does in several rules, one after the other; each begins anew with the packet."""
+    """What a target does in several rules, one after the other; each begins anew with the packet.
 
-    rows: tuple[tuple[Simple, ...], ...]
+    A row may end with Rows of its own: a packet that gets so far goes there, and not on to the following rows.
+    """
+
+    rows: tuple[tuple[Simple | Rows, ...], ...]
 
 
 NEVER = AnyOf(())

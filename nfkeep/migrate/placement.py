@@ -64,6 +64,11 @@ def base_line(table: SourceTable, chain: SourceChain) -> str:
     return f"type {kind} hook {_HOOKS[chain.name]} priority {priority}; policy {policy};"
 
 
+def tracked_line(chain: SourceChain) -> str:
+    """The line of the chain that goes with one of raw's, right behind conntrack (NF_IP_PRI_CONNTRACK is -200)."""
+    return f"type filter hook {_HOOKS[chain.name]} priority -199; policy accept;"
+
+
 def _named_state(words: tuple[str, ...]) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
     for at, word in enumerate(words[:-1]):

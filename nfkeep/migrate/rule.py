@@ -123,20 +123,32 @@ class _OtherForm(Exception):
     """The words are not as iptables-save prints them, or say what no module covers."""
 
 
-def parse_rule(rule: SourceRule, family: Family, chains: frozenset[str]) -> ParsedRule:
-    """Put a rule's words into their places; `chains` are the user chains of its table.
+@attrs.frozen(slots=True)
+class Chains:
+    """What a rule can jump to: the user chains of its `own` table; and chains that it cannot, `others`."""
 
+    own: frozenset[str]
+    others: frozenset[str] = frozenset()
+
+
+def readings(rule: SourceRule, family: Family, chains: Chains) -> Iterator[ParsedRule]:
+    """The rule as it stands, if it looks as iptables-save prints it; and then as libxtables prints it, if that differs.
+
+    The second reading is for what the first one has no translation for.
     Raises InvalidRuleError, in libxtables' words, for what is no rule; Lost for what nobody here knows.
     """
+    unknown = ""
     try:
-        return _placed(rule, rule.words, chains)
+        yield _placed(rule, rule.words, chains, once=True)
     except _OtherForm as error:
         unknown = str(error)
     words = _printed(rule, family)
+    if words == rule.words and not unknown:
+        return
     try:
-        return _placed(rule, words, chains)
-    except _OtherForm:
-        raise Lost(unknown, "no translation is known for it; rewrite it by hand") from None
+        yield _placed(rule, words, chains, once=False)
+    except _OtherForm as error:
+        raise Lost(f"{error}", "no translation is known for it; rewrite it by hand") from None
 
 
 def _printed(rule: SourceRule, family: Family) -> tuple[str, ...]:
@@ -158,7 +170,8 @@ def _quoted(word: str) -> str:
     return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
-def _placed(rule: SourceRule, words: tuple[str, ...], chains: frozenset[str]) -> ParsedRule:
+def _placed(rule: SourceRule, words: tuple[str, ...], chains: Chains, *, once: bool) -> ParsedRule:
+    """Raises _OtherForm for a word that has no place; with `once` also for a second one in the same place."""
     head: list[Option] = []
     matches: list[tuple[str, list[Option]]] = []
     target: tuple[str, list[Option]] | None = None
@@ -175,14 +188,21 @@ def _placed(rule: SourceRule, words: tuple[str, ...], chains: frozenset[str]) ->
         elif name in ("-j", "-g") and not negated and target is None:
             target, goto = (_next(following), []), name == "-g"
             here, known = target[1], {}
-            if target[0] not in chains and target[0] not in VERDICTS:
-                known = _options(target_translator(target[0]), f"-j {target[0]}")
-        elif name in known:
+            if target[0] not in chains.own and (goto or target[0] not in VERDICTS):
+                known = _target_options(rule, target[0], chains, goto=goto)
+        elif name in known and not (once and any(name == other.name for other in here)):
             here.append(Option(name, tuple(_next(following) for _ in range(known[name])), negated))
         else:
             raise _OtherForm(f"{name!r} is not known here")
     ready = tuple(Extension(name, tuple(options)) for name, options in matches)
     return ParsedRule(rule, tuple(head), ready, target and Extension(target[0], tuple(target[1])), goto)
+
+
+def _target_options(rule: SourceRule, name: str, chains: Chains, *, goto: bool) -> Mapping[str, int]:
+    translator = target_translator(name)
+    if goto or (translator is None and name in chains.others):
+        raise InvalidRuleError(f"line {rule.line}: the table has no chain {name} that a rule can go to", rule.text)
+    return _options(translator, f"-j {name}")
 
 
 def _options(translator: MatchTranslator | TargetTranslator | None, what: str) -> Mapping[str, int]:

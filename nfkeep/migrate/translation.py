@@ -6,25 +6,35 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from nfkeep.keep.report import Fidelity
 from nfkeep.migrate import names
 from nfkeep.migrate.context import Context, Objects
 from nfkeep.migrate.head import head_parts
 from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
+from nfkeep.migrate.nesting import DEEPEST, too_deep_lines
 from nfkeep.migrate.optimize import optimized
 from nfkeep.migrate.parts import Rows, Statement
-from nfkeep.migrate.placement import base_line, place_tables
-from nfkeep.migrate.rule import VERDICTS, ParsedRule, match_translator, parse_rule, target_translator
+from nfkeep.migrate.placement import base_line, place_tables, tracked_line
+from nfkeep.migrate.reach import reaching
+from nfkeep.migrate.rule import VERDICTS, Chains, ParsedRule, match_translator, readings, target_translator
 from nfkeep.migrate.script import NftTable, script_text
 from nfkeep.migrate.sharing import with_shared_sets
-from nfkeep.migrate.source import SourceChain, SourceRule, SourceTable, read_source
-from nfkeep.model import Counters, Family
+from nfkeep.migrate.source import Source, SourceChain, SourceRule, SourceTable, read_source
+from nfkeep.model import Counters, Family, Hook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from nfkeep.migrate.parts import Part
     from nfkeep.migrate.placement import Place
+
+
+_LEFT_OUT = ("iptables-nft-save could not print it, so its rules are not in the text", "nft list ruleset shows them")
+_ASSUMED = ("the text does not say its policy; ACCEPT is assumed", "say it, as in :INPUT DROP [0:0]")
+_TOO_DEEP = Lost(
+    f"nft nests at most {DEEPEST} chains below a base chain, and this would be one more", "have fewer chains in a row"
+)
 
 
 @attrs.frozen(slots=True)
@@ -48,32 +58,55 @@ def translate(save_text: str, family: Family = Family.IPV4, *, optimize: bool = 
     the line, for text that iptables-restore would refuse.
     """
     source = read_source(save_text, family)
-    losses: list[Loss] = []
-    tables = [_table(place, family, losses, optimize) for place in place_tables(source)]
+    losses = [Loss(number, "", f"table {name}", *_LEFT_OUT) for number, name in source.left_out]
+    tables = [_table(place, source, losses, optimize) for place in place_tables(source)]
     remarks = ["Translated from the rules of iptables; load it with: nft -f FILE"]
     losses.sort(key=lambda loss: loss.line)
     return Translation(script_text(tables, remarks), tuple(losses))
 
 
-def _table(place: Place, family: Family, losses: list[Loss], optimize: bool) -> NftTable:
-    objects, chains = Objects(), _Chains()
-    for table in place.tables:
-        own = {chain.name: chains.named(place.chain_name(table, chain)) for chain in table.chains}
-        user_chains = frozenset(chain.name for chain in table.chains if chain.policy is None)
-        for chain in table.chains:
-            target = own[chain.name]
-            target.base = base_line(table, chain) if chain.policy is not None else ""
-            if target.name != chain.name:
-                target.origin = f"iptables: table {table.name}, chain {chain.name}"
-            layout = Layout(target, chains.fresh)
-            for rule in chain.rules:
-                losses += _rule(rule, _Where(family, table, chain, user_chains, own, objects), layout)
-            if chain.policy is not None:
-                _end(chain, layout)
-    name = "ip6" if family is Family.IPV6 else "ip"
-    written = tuple(optimized(chain, objects) if optimize else chain for chain in chains.all())
+def _table(place: Place, source: Source, losses: list[Loss], optimize: bool) -> NftTable:
+    """The table with all rules but those that would nest deeper than nft can."""
+    too_deep: dict[int, Lost] = {}
+    while True:
+        objects, chains, lost = Objects(), _NftChains(), []
+        for table in place.tables:
+            lost += _fill(place, table, source, objects, chains, too_deep)
+        written = tuple(chains.all())
+        deeper = too_deep_lines(written)
+        if not deeper:
+            break
+        too_deep |= dict.fromkeys(deeper, _TOO_DEEP)
+    losses += lost
+    if optimize:
+        written = tuple(optimized(chain, objects) for chain in written)
     written = tuple(with_shared_sets(written, objects))
+    name = "ip6" if source.family is Family.IPV6 else "ip"
     return NftTable(name, place.name, tuple(t.name for t in place.tables), objects.all(), written)
+
+
+def _fill(
+    place: Place, table: SourceTable, source: Source, objects: Objects, chains: _NftChains, without: Mapping[int, Lost]
+) -> list[Loss]:
+    losses: list[Loss] = []
+    own = {chain.name: chains.named(place.chain_name(table, chain)) for chain in table.chains}
+    everywhere = frozenset(chain.name for each in source.tables for chain in each.chains) | set(Hook.__members__)
+    user_chains = frozenset(c.name for c in table.chains if c.policy is None and target_translator(c.name) is None)
+    reachable, reached = Chains(user_chains, everywhere - user_chains), reaching(table)
+    for chain in table.chains:
+        target = own[chain.name]
+        target.base = base_line(table, chain) if chain.policy is not None else ""
+        if target.name != chain.name:
+            target.origin = f"iptables: table {table.name}, chain {chain.name}"
+        if chain.assumed:
+            losses.append(Loss(chain.line, "", f"chain {chain.name}", *_ASSUMED, Fidelity.APPROXIMATED))
+        layout = Layout(target, chains.fresh)
+        where = _Where(source.family, table, chain, reachable, own, objects, chains, reached[chain.name])
+        for rule in chain.rules:
+            losses += _rule(rule, where, layout, without.get(rule.line))
+        if chain.policy is not None:
+            _end(chain, layout)
+    return losses
 
 
 @attrs.frozen(slots=True)
@@ -81,16 +114,32 @@ class _Where:
     family: Family
     table: SourceTable
     chain: SourceChain
-    user_chains: frozenset[str]
+    chains: Chains
     names: dict[str, Chain]
     objects: Objects
+    nft_chains: _NftChains
+    hooks: frozenset[str]
+
+    def context(self, parsed: ParsedRule) -> Context:
+        """What the translators of a rule here get to know."""
+        return Context(
+            self.family,
+            self.table.name,
+            self.chain.name,
+            self.chain.policy,
+            parsed,
+            self.objects,
+            hooks=self.hooks,
+            siblings=self.chain.rules,
+        )
 
 
-class _Chains:
+class _NftChains:
     """The chains of one nft table, by name."""
 
     def __init__(self) -> None:
         self._all: dict[str, Chain] = {}
+        self._tracked: dict[str, Chain] = {}
 
     def named(self, name: str) -> Chain:
         chain = self._all[name] = Chain(name)
@@ -101,6 +150,13 @@ class _Chains:
         while f"{name}{number}" in self._all:
             number += 1
         return self.named(f"{name}{number}")
+
+    def tracked(self, chain: Chain, base: str) -> Chain:
+        """The chain behind conntrack that goes with a base chain before it; `base`: its line of type and hook."""
+        if chain.name not in self._tracked:
+            self._tracked[chain.name] = self.fresh(f"{chain.name}-tracked")
+            self._tracked[chain.name].base = base
+        return self._tracked[chain.name]
 
     def all(self) -> Iterator[Chain]:
         """All of them in the order of the source, helpers behind the one that needs them."""
@@ -116,62 +172,85 @@ def _with_helpers(chain: Chain) -> Iterator[Chain]:
         yield from _with_helpers(helper)
 
 
-def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
+def _rule(rule: SourceRule, where: _Where, layout: Layout, lost: Lost | None) -> list[Loss]:
+    if lost is None:
+        known = len(where.objects)
+        try:
+            for parsed in readings(rule, where.family, where.chains):
+                try:
+                    parts, action, context = _translated(parsed, where)
+                except Lost as error:
+                    lost = error
+                    where.objects.keep(known)
+                    continue
+                for loss in context.losses:
+                    layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
+                layout.add(parts, action, rule.line)
+                if context.tracked:
+                    behind = where.nft_chains.tracked(where.names[where.chain.name], tracked_line(where.chain))
+                    Layout(behind, where.nft_chains.fresh).add(parts, Action(tuple(context.tracked)), rule.line)
+                return context.losses
+        except Lost as error:
+            lost = lost or error
+    assert lost is not None, "a rule has a reading, or no translation"
+    layout.chain.remark(f"LOST line {rule.line}: {rule.text}: {lost.reason}")
+    return [Loss(rule.line, rule.text, lost.part or "rule", lost.reason, lost.advice)]
+
+
+def _translated(parsed: ParsedRule, where: _Where) -> tuple[list[Part], Action, Context]:
+    context = where.context(parsed)
     try:
-        parsed = parse_rule(rule, where.family, where.user_chains)
-        context = Context(where.family, where.table.name, where.chain.name, where.chain.policy, parsed, where.objects)
-        parts = (*head_parts(context), *_match_parts(parsed, context))
-        action = _action(parsed, context, where)
-    except Lost as lost:
-        loss = Loss(rule.line, rule.text, lost.part or "rule", lost.reason, lost.advice)
-        layout.chain.remark(f"LOST line {rule.line}: {rule.text}: {lost.reason}")
-        return [loss]
-    for loss in context.losses:
-        layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
-    layout.add(parts, action, rule.line)
-    return context.losses
+        parts = list(head_parts(context))
+    except (ValueError, LookupError) as error:
+        raise Lost(f"its addresses, interfaces or protocol are not understood ({error})") from None
+    parts += _match_parts(parsed, context)
+    context.parts = tuple(parts)
+    return parts, _action(parsed, context, where), context
 
 
 def _match_parts(parsed: ParsedRule, context: Context) -> list[Part]:
     parts: list[Part] = []
     for match in parsed.matches:
         translator = match_translator(match.name)
-        assert translator is not None, "parse_rule knows it"
+        assert translator is not None, "readings() knows it"
         try:
             parts += translator.translate(match, context)
         except Lost as lost:
             raise Lost(lost.reason, lost.advice, f"-m {match}") from None
-        except (ValueError, KeyError) as error:
+        except (ValueError, LookupError) as error:
             raise Lost(f"its options are not understood ({error})", "", f"-m {match}") from None
     return parts
 
 
 def _action(parsed: ParsedRule, context: Context, where: _Where) -> Action:
     counted = Statement(_counter(parsed.source.counters))
-    remark = [Statement(names.comment(context.comment))] if context.comment else []
+    remark = (Statement(names.comment(context.comment)),) if context.comment else ()
     target = parsed.target
     if target is None:
-        return Action((counted, *remark))
-    if target.name in where.user_chains:
+        return Action((counted,), remark)
+    if target.name in where.chains.own:
+        chain = where.names[target.name].name
+        if parsed.goto and where.chain.policy == "QUEUE":  # what comes back from there is what the policy gets
+            return Action((counted,), remark, rows=((Statement(f"jump {chain}"),), (Statement("queue"),)))
         verb = "goto" if parsed.goto else "jump"
-        return Action((counted, Statement(f"{verb} {where.names[target.name].name}"), *remark), leaves=parsed.goto)
+        return Action((counted, Statement(f"{verb} {chain}")), remark, leaves=parsed.goto)
     if target.name in VERDICTS:
         if target.name == "RETURN" and where.chain.policy is None:
-            return Action((counted, Statement("return"), *remark), leaves=True)
+            return Action((counted, Statement("return")), remark, leaves=True)
         verdict = where.chain.policy if target.name == "RETURN" else target.name
         assert verdict is not None
-        return Action((counted, Statement(verdict.lower()), *remark))
+        return Action((counted, Statement(verdict.lower())), remark)
     translator = target_translator(target.name)
-    assert translator is not None, "parse_rule knows it"
+    assert translator is not None, "readings() knows it"
     try:
         done = translator.translate(target, context)
     except Lost as lost:
         raise Lost(lost.reason, lost.advice, f"-j {target}") from None
-    except (ValueError, KeyError) as error:
+    except (ValueError, LookupError) as error:
         raise Lost(f"its options are not understood ({error})", "", f"-j {target}") from None
     if isinstance(done, Rows):
-        return Action((counted, *remark), rows=done.rows)
-    return Action((counted, *done, *remark))
+        return Action((counted,), remark, rows=done.rows)
+    return Action((counted, *done), remark)
 
 
 def _counter(counted: Counters | None) -> str:

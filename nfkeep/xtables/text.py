@@ -5,6 +5,8 @@ Importing this module gives `Rule.parse` and `str(rule)` their meaning.
 
 from __future__ import annotations
 
+import re
+
 from nfkeep import model
 from nfkeep.errors import InvalidRuleError
 from nfkeep.model import Family, Rule
@@ -13,7 +15,8 @@ from nfkeep.xtables import _ffi
 __all__ = ["Rule", "parse", "split"]
 
 
-_MEANS_MORE = frozenset("\"'\\\0")
+_MEANS_MORE = re.compile(r"[\"'\\\0\v\f\r\x1c-\x1f\x80-\U0010ffff]")  # and what Python takes for a space
+_SPACES = " \t\n"
 
 
 def parse(text: str, family: Family) -> Rule:
@@ -28,7 +31,7 @@ def split(text: str) -> list[str]:
     Double quotes group, with `\` before a quote or a backslash inside; single quotes group as in a shell; a backslash
     elsewhere is a character like any other, as in iptables-restore.
     """
-    if not _MEANS_MORE.intersection(text):
+    if _MEANS_MORE.search(text) is None:
         return text.split()
     words: list[str] = []
     word: list[str] | None = None
@@ -48,7 +51,7 @@ def split(text: str) -> list[str]:
         elif character in "\"'":
             quote = character
             word = word if word is not None else []
-        elif character.isspace():
+        elif character in _SPACES:
             if word is not None:
                 words.append("".join(word))
             word = None

@@ -32,6 +32,7 @@ WRONG = {
     "an argument too many": (cli.main, ["demo", "fast"]),
     "a command of the future": (migrate.main, ["plan"]),
     "no such option of translate": (migrate.main, ["translate", "--ipv5"]),
+    "no packets": (migrate.main, ["verify", "--packets", "0"]),
     "a file that is not there": (migrate.main, ["translate", "/nonexistent/rules"]),
     "nothing to migrate": (migrate.main, []),
 }
@@ -68,7 +69,7 @@ def test_version(name: str, main: Callable[[Sequence[str]], int], capsys: pytest
 
 @pytest.mark.parametrize(
     ("main", "commands"),
-    [(cli.main, {"demo", "ip6tables", "iptables", "show"}), (migrate.main, {"translate"})],
+    [(cli.main, {"demo", "ip6tables", "iptables", "show"}), (migrate.main, {"translate", "verify"})],
     ids=["nfkeep", "nfkeep-migrate"],
 )
 def test_every_command_has_a_line_of_help(

@@ -1,25 +1,120 @@
-"""`-m conntrack`: what is known of the packet's connection (xt_conntrack.c)."""
+"""`-m conntrack`: what is known of the packet's connection (conntrack_mt() in xt_conntrack.c).
+
+Without an entry only the state counts: what else the rule asks for is not looked at then, and without a state it never
+matches. A template, as -j CT leaves it in the raw table, is no entry to nft; the rules behind it there that ask for
+anything but the state are the only ones that could tell.
+"""
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
+from nfkeep.migrate.entries import HAS_ENTRY, NO_ENTRY, TRACKED_NEVER
+from nfkeep.migrate.flow_ports import port_ways
+from nfkeep.migrate.head import protocol_name
 from nfkeep.migrate.loss import Lost
-from nfkeep.migrate.states import state_parts
+from nfkeep.migrate.parts import NEVER, AnyOf, Test
+from nfkeep.migrate.states import listed, state_parts, states_of
+from nfkeep.migrate.values import address_test, number_range
 
 if TYPE_CHECKING:
     from nfkeep.migrate.context import Context
-    from nfkeep.migrate.parts import Part
-    from nfkeep.migrate.rule import Extension
+    from nfkeep.migrate.parts import Part, Simple
+    from nfkeep.migrate.rule import Extension, Option
 
-OPTIONS = {"--ctstate": 1}
+OPTIONS = {
+    "--ctstate": 1,
+    "--ctproto": 1,
+    "--ctorigsrc": 1,
+    "--ctorigdst": 1,
+    "--ctreplsrc": 1,
+    "--ctrepldst": 1,
+    "--ctorigsrcport": 1,
+    "--ctorigdstport": 1,
+    "--ctreplsrcport": 1,
+    "--ctrepldstport": 1,
+    "--ctstatus": 1,
+    "--ctexpire": 1,
+    "--ctdir": 1,
+}
+_ADDRESSES = {
+    "--ctorigsrc": ("original", "saddr"),
+    "--ctorigdst": ("original", "daddr"),
+    "--ctreplsrc": ("reply", "saddr"),
+    "--ctrepldst": ("reply", "daddr"),
+}
+_STATUS = {"EXPECTED": "expected", "SEEN_REPLY": "seen-reply", "ASSURED": "assured", "CONFIRMED": "confirmed"}
+_DIRECTIONS = {"ORIGINAL": ("original", "reply"), "REPLY": ("reply", "original")}
+_MOST_SECONDS = (1 << 32) - 1
+_LONGEST = 4_294_966  # seconds; what nft can compare: an unsigned int of milliseconds
+
+_Ways = tuple[tuple["Simple", ...], ...]
 
 
 def translate(match: Extension, context: Context) -> tuple[Part, ...]:
-    """One test for each option."""
-    parts: list[Part] = []
-    for option in match.options:
-        if option.name != "--ctstate":
-            raise Lost(f"{option.name} is not covered")
-        parts += state_parts(option.value, negated=option.negated)
-    return tuple(parts)
+    """One test for each option, but for packets without an entry."""
+    ports = tuple(option for option in match.options if option.name.endswith("port"))
+    plain = [option for option in match.options if option not in ports and option.name != "--ctstate"]
+    conditions = [_ways(option, context) for option in plain]
+    if ports:
+        conditions.append(port_ways(ports, match.option("--ctproto"), context))
+    state = match.option("--ctstate")
+    if state is None:
+        if not conditions:
+            raise Lost("it has no option")
+        return tuple(map(AnyOf, conditions))
+    without = tuple(each for each in NO_ENTRY if (each in states_of(state.value)) != state.negated)
+    if not without or not conditions:
+        return (*state_parts(state.value, negated=state.negated), *map(AnyOf, conditions))
+    together = itertools.product(_with_entry(state), *conditions)
+    ways = [(Test("ct state", without),), *(tuple(itertools.chain(*each)) for each in together)]
+    return (AnyOf(tuple(ways)),)
+
+
+def _with_entry(state: Option) -> _Ways:
+    """The state of a packet that has an entry, so that no test of it breaks off."""
+    parts = state_parts(state.value, negated=state.negated)
+    if all(isinstance(part, Test) for part in parts):
+        return (parts,)  # type: ignore[return-value]
+    (choice,) = parts
+    if isinstance(choice, AnyOf):
+        return choice.ways
+    tests = [test for way in choice.ways for test in way]  # type: ignore[union-attr]
+    return (tuple(Test(test.left, test.values, not test.negated) for test in tests),)  # type: ignore[union-attr]
+
+
+def _ways(option: Option, context: Context) -> _Ways:
+    if option.name in _ADDRESSES:
+        direction, side = _ADDRESSES[option.name]
+        left = f"ct {direction} {context.ip} {side}"
+        return _closed(address_test(left, option.value, v6=context.v6, negated=option.negated))
+    if option.name == "--ctproto":
+        return ((Test("ct protocol", (protocol_name(option.value),), option.negated),),)
+    if option.name == "--ctdir":
+        return ((Test("ct direction", (_DIRECTIONS[option.value.upper()][option.negated],)),),)
+    if option.name == "--ctexpire":
+        return _expires(option)
+    names = [_STATUS[name] for name in listed(option.value, ("NONE", *_STATUS)) if name != "NONE"]
+    if not names:  # no bit of none: never; its opposite: always
+        return ((HAS_ENTRY,),) if option.negated else (TRACKED_NEVER,)
+    bits = "|".join(names)
+    return ((Test(f"ct status & ({bits})" if len(names) > 1 else f"ct status & {bits}", ("0",), not option.negated),),)
+
+
+def _expires(option: Option) -> _Ways:
+    """Whole seconds that the entry has left; nft counts milliseconds."""
+    low, high = number_range(option.value, _MOST_SECONDS)
+    if low > min(high, _LONGEST):
+        return ((HAS_ENTRY,),) if option.negated else (TRACKED_NEVER,)
+    if high > _LONGEST:
+        operator = "<" if option.negated else ">="
+        return _closed(()) if not low and not option.negated else ((Test(f"ct expiration {operator}", (f"{low}s",)),),)
+    return ((Test("ct expiration", (f"{low}s-{high}s999ms",), option.negated),),)
+
+
+def _closed(parts: tuple[Part, ...]) -> _Ways:
+    """The same as ways; what always holds still needs an entry."""
+    if parts == (NEVER,):
+        return (TRACKED_NEVER,)
+    return (parts or (HAS_ENTRY,),)  # type: ignore[return-value]

@@ -1,0 +1,56 @@
+"""What nft can do to a connection only behind conntrack, and iptables prepares before it, in the table raw."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nfkeep.migrate.loss import Lost
+from nfkeep.migrate.parts import AnyOf, NoneOf, Statement, Test
+
+if TYPE_CHECKING:
+    from nfkeep.migrate.context import Context
+    from nfkeep.migrate.parts import Part, Simple
+    from nfkeep.migrate.source import SourceRule
+
+# What is the same for a packet before conntrack and right behind it.
+_LASTING = frozenset(
+    {"ip", "ip6", "tcp", "udp", "udplite", "sctp", "dccp", "th", "icmp", "icmpv6", "iifname", "oifname"}
+)
+_GOING_ON = frozenset({"DROP", "LOG", "NFLOG", "TRACE", "AUDIT", "NOTRACK"})
+
+
+def behind_conntrack(context: Context, statements: tuple[Simple, ...]) -> None:
+    """Have this done to the rule's packets behind conntrack.
+
+    Raises Lost where other packets might get there than here: the rule is in a user chain, a rule before it takes
+    packets away, or they would have to be told apart by what changes on the way or is counted.
+    """
+    if context.policy is None:
+        raise Lost("nft does this behind conntrack only, where no packet comes by jumps from here", _ADVICE)
+    if before := [rule for rule in context.earlier if not _goes_on(rule)]:
+        raise Lost(f"nft does this behind conntrack only, and line {before[0].line} may decide before it", _ADVICE)
+    if not all(_lasting(part) for part in context.parts):
+        raise Lost("nft does this behind conntrack only, where the rule's conditions might not be the same", _ADVICE)
+    context.tracked += statements
+
+
+_ADVICE = "write a rule of nft in a chain behind conntrack, with priority -199"
+
+
+def _goes_on(rule: SourceRule) -> bool:
+    """Whether a packet gets past a rule, if it is not dropped, and without having been prepared for conntrack."""
+    if "-g" in rule.words:
+        return False
+    if "-j" not in rule.words:
+        return True
+    target = rule.words[rule.words.index("-j") + 1]
+    return target in _GOING_ON or (target == "CT" and not {"--zone", "--zone-orig", "--zone-reply"} & {*rule.words})
+
+
+def _lasting(part: Part) -> bool:
+    if isinstance(part, (AnyOf, NoneOf)):
+        return all(_lasting(each) for way in part.ways for each in way)
+    if isinstance(part, Statement):
+        return False
+    assert isinstance(part, Test)
+    return part.left == "meta l4proto" or part.left.split()[0] in _LASTING

@@ -1,0 +1,63 @@
+"""`nfkeep-migrate verify`: what it prints, and its exit status."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nfkeep import Family, migrate
+from nfkeep.cli.migrate import main
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+pytestmark = pytest.mark.kernel
+
+SAVE = """*filter
+:INPUT ACCEPT [0:0]
+:FORWARD ACCEPT [0:0]
+:OUTPUT ACCEPT [0:0]
+-A FORWARD -s 198.51.100.0/24 -j DROP
+COMMIT
+"""
+
+
+@pytest.fixture
+def save(tmp_path: Path) -> str:
+    """A file with rules."""
+    (tmp_path / "rules").write_text(SAVE)
+    return str(tmp_path / "rules")
+
+
+def test_our_own_translation(save: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a script, what is tried is the translation; it is equal, and the status is 0."""
+    assert main(["verify", save, "--packets", "200"]) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith(" packets, 0 treated differently\n")
+    assert err == ""
+
+
+def test_a_script_that_does_something_else(save: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The packets that differ are told with what became of them, and the status is 5."""
+    script = migrate.translate(SAVE, Family.IPV4).script.replace("ip saddr 198", "ip saddr 199")
+    (tmp_path / "script").write_text(script)
+    assert main(["verify", save, str(tmp_path / "script"), "--packets", "200"]) == 5
+    out = capsys.readouterr().out
+    assert "  iptables: dropped" in out
+    assert "-A FORWARD -s 198.51.100.0/24 -j DROP" in out
+    assert main(["verify", save, str(tmp_path / "script"), "--packets", "200", "--json"]) == 5
+    told = json.loads(capsys.readouterr().out)
+    assert told["equal"] is False
+    assert set(told["mismatches"][0]) == {"packet", "iptables", "nft", "rules", "together"}
+
+
+def test_a_script_that_nft_refuses(save: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, and status 1."""
+    (tmp_path / "script").write_text("table ip filter { chain INPUT { nonsense } }\n")
+    assert main(["verify", save, str(tmp_path / "script")]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("nfkeep-migrate: nft refuses: ")
+    assert err.count("\n") == 1
