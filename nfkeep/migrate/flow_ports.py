@@ -63,7 +63,7 @@ def flow_protocol(value: str) -> str:
 
 
 def port_ways(options: Sequence[Option], protocol: Option | None, context: Context) -> tuple[tuple[Simple, ...], ...]:
-    """The ways in which the ports of an entry are as all these options want them, and its protocol as `protocol` does."""
+    """The ways in which the ports of an entry are as these options want them, and its protocol as `protocol` does."""
     asked = [_Ports(_FIELDS[each.name], *number_range(each.value, _MOST), each.negated) for each in options]
     if any(each.never() for each in asked):
         return (TRACKED_NEVER,)
