@@ -139,6 +139,14 @@ def parse_rule(rule: SourceRule, family: Family, chains: frozenset[str]) -> Pars
         raise Lost(unknown, "no translation is known for it; rewrite it by hand") from None
 
 
+def normalised(rule: SourceRule, family: Family) -> SourceRule:
+    """The rule with its words as iptables-save would print them; as it is where libxtables does not read it."""
+    try:
+        return attrs.evolve(rule, words=_printed(rule, family))
+    except (InvalidRuleError, Lost):
+        return rule
+
+
 def _printed(rule: SourceRule, family: Family) -> tuple[str, ...]:
     """The words as iptables-save would print them."""
     from nfkeep.xtables.text import split

@@ -14,7 +14,7 @@ from nfkeep.migrate.loss import Loss, Lost
 from nfkeep.migrate.parts import Rows, Statement
 from nfkeep.migrate.placement import base_line, place_tables, tracked_line
 from nfkeep.migrate.reach import reaching
-from nfkeep.migrate.rule import VERDICTS, ParsedRule, match_translator, parse_rule, target_translator
+from nfkeep.migrate.rule import VERDICTS, ParsedRule, match_translator, normalised, parse_rule, target_translator
 from nfkeep.migrate.script import NftTable, script_text
 from nfkeep.migrate.source import SourceChain, SourceRule, SourceTable, read_source
 from nfkeep.model import Counters, Family
@@ -113,22 +113,37 @@ class _Chains:
 
 def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
     try:
-        parsed = parse_rule(rule, where.family, where.user_chains)
-        context = Context(where.family, where.table.name, where.chain.name, where.chain.policy, parsed, where.objects)
-        context.hooks, context.siblings = where.reached[where.chain.name], where.chain.rules
-        parts = context.parts = (*head_parts(context), *_match_parts(parsed, context))
-        action = _action(parsed, context, where)
+        context, action = _translated(rule, where)
     except Lost as lost:
         loss = Loss(rule.line, rule.text, lost.part or "rule", lost.reason, lost.advice)
         layout.chain.remark(f"LOST line {rule.line}: {rule.text}: {lost.reason}")
         return [loss]
     for loss in context.losses:
         layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
-    layout.add(parts, action, rule.line)
+    layout.add(context.parts, action, rule.line)
     if context.tracked:
         behind = where.chains.tracked(where.names[where.chain.name], tracked_line(where.chain))
-        Layout(behind, where.chains.fresh).add(parts, Action(tuple(context.tracked)), rule.line)
+        Layout(behind, where.chains.fresh).add(context.parts, Action(tuple(context.tracked)), rule.line)
     return context.losses
+
+
+def _translated(rule: SourceRule, where: _Where) -> tuple[Context, Action]:
+    """The rule in its context, and what it does. Values written by hand are tried again as libxtables prints them."""
+    try:
+        return _attempt(rule, where)
+    except Lost:
+        printed = normalised(rule, where.family)
+        if printed.words == rule.words:
+            raise
+    return _attempt(printed, where)
+
+
+def _attempt(rule: SourceRule, where: _Where) -> tuple[Context, Action]:
+    parsed = parse_rule(rule, where.family, where.user_chains)
+    context = Context(where.family, where.table.name, where.chain.name, where.chain.policy, parsed, where.objects)
+    context.hooks, context.siblings = where.reached[where.chain.name], where.chain.rules
+    context.parts = (*head_parts(context), *_match_parts(parsed, context))
+    return context, _action(parsed, context, where)
 
 
 def _match_parts(parsed: ParsedRule, context: Context) -> list[Part]:
