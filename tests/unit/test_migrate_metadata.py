@@ -5,10 +5,10 @@ from __future__ import annotations
 import attrs
 import pytest
 from corpus import Line, extension_file, extension_files, needs_corpus
+from nfkeep.migrate.translate import Translation, translate
 
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.translate import Translation, translate
 
 OUTPUT = ("filter", "OUTPUT")
 PREROUTING = ("mangle", "PREROUTING")
