@@ -62,7 +62,7 @@ class Context:
     """The rule that is being translated, and where it stands.
 
     `table` and `chain` are iptables' names; `policy` is that of the chain, None for a user chain. `comment` is what the
-    nft rule will have for people.
+    nft rule will have for people. `defragmented`: the rules see no fragments of packets, as conntrack is in use.
     """
 
     family: Family
@@ -73,6 +73,8 @@ class Context:
     objects: Objects
     losses: list[Loss] = attrs.Factory(list)
     comment: str = ""
+    defragmented: bool = False
+    general: list[Loss] = attrs.Factory(list)
 
     @property
     def v6(self) -> bool:
@@ -92,5 +94,12 @@ class Context:
 
     def approximate(self, part: object, reason: str, advice: str = "") -> None:
         """Admit that what is translated is not quite equal: the error goes into `reason`."""
+        self.losses.append(self._approximated(part, reason, advice))
+
+    def approximate_in_general(self, part: object, reason: str, advice: str = "") -> None:
+        """Admit what holds for every rule of this kind: it is said once in a translation, at the first of them."""
+        self.general.append(self._approximated(part, reason, advice))
+
+    def _approximated(self, part: object, reason: str, advice: str) -> Loss:
         source = self.rule.source
-        self.losses.append(Loss(source.line, source.text, str(part), reason, advice, Fidelity.APPROXIMATED))
+        return Loss(source.line, source.text, str(part), reason, advice, Fidelity.APPROXIMATED)

@@ -8,6 +8,7 @@ import attrs
 
 from nfkeep.migrate import names
 from nfkeep.migrate.context import Context, Objects
+from nfkeep.migrate.fragments import uses_conntrack
 from nfkeep.migrate.head import head_parts
 from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
@@ -44,13 +45,14 @@ def translate(save_text: str, family: Family = Family.IPV4) -> Translation:
     """
     source = read_source(save_text, family)
     losses: list[Loss] = []
-    tables = [_table(place, family, losses) for place in place_tables(source)]
+    whole = uses_conntrack(source)
+    tables = [_table(place, family, losses, whole) for place in place_tables(source)]
     remarks = ["Translated from the rules of iptables; load it with: nft -f FILE"]
     losses.sort(key=lambda loss: loss.line)
     return Translation(script_text(tables, remarks), tuple(losses))
 
 
-def _table(place: Place, family: Family, losses: list[Loss]) -> NftTable:
+def _table(place: Place, family: Family, losses: list[Loss], defragmented: bool) -> NftTable:
     objects, chains = Objects(), _Chains()
     for table in place.tables:
         own = {chain.name: chains.named(place.chain_name(table, chain)) for chain in table.chains}
@@ -62,7 +64,8 @@ def _table(place: Place, family: Family, losses: list[Loss]) -> NftTable:
                 target.origin = f"iptables: table {table.name}, chain {chain.name}"
             layout = Layout(target, chains.fresh)
             for rule in chain.rules:
-                losses += _rule(rule, _Where(family, table, chain, user_chains, own, objects), layout)
+                where = _Where(family, table, chain, user_chains, own, objects, losses, defragmented)
+                losses += _rule(rule, where, layout)
             if chain.policy is not None:
                 _end(chain, layout)
     name = "ip6" if family is Family.IPV6 else "ip"
@@ -77,6 +80,19 @@ class _Where:
     user_chains: frozenset[str]
     names: dict[str, Chain]
     objects: Objects
+    losses: list[Loss]
+    defragmented: bool
+
+    def context(self, parsed: ParsedRule) -> Context:
+        table, chain = self.table.name, self.chain
+        return Context(
+            self.family, table, chain.name, chain.policy, parsed, self.objects, defragmented=self.defragmented
+        )
+
+    def unsaid(self, general: list[Loss]) -> list[Loss]:
+        """Those of what holds in general that no rule before has admitted."""
+        said = {(loss.part, loss.reason) for loss in self.losses}
+        return [loss for loss in dict.fromkeys(general) if (loss.part, loss.reason) not in said]
 
 
 class _Chains:
@@ -102,17 +118,18 @@ class _Chains:
 def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
     try:
         parsed = parse_rule(rule, where.family, where.user_chains)
-        context = Context(where.family, where.table.name, where.chain.name, where.chain.policy, parsed, where.objects)
+        context = where.context(parsed)
         parts = (*head_parts(context), *_match_parts(parsed, context))
         action = _action(parsed, context, where)
     except Lost as lost:
         loss = Loss(rule.line, rule.text, lost.part or "rule", lost.reason, lost.advice)
         layout.chain.remark(f"LOST line {rule.line}: {rule.text}: {lost.reason}")
         return [loss]
-    for loss in context.losses:
+    losses = [*context.losses, *where.unsaid(context.general)]
+    for loss in losses:
         layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
     layout.add(parts, action, rule.line)
-    return context.losses
+    return losses
 
 
 def _match_parts(parsed: ParsedRule, context: Context) -> list[Part]:
