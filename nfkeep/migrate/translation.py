@@ -9,6 +9,7 @@ import attrs
 from nfkeep.keep.report import Fidelity
 from nfkeep.migrate import names
 from nfkeep.migrate.context import Context, Objects
+from nfkeep.migrate.fragments import uses_conntrack
 from nfkeep.migrate.head import head_parts
 from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
@@ -59,38 +60,51 @@ def translate(save_text: str, family: Family = Family.IPV4, *, optimize: bool = 
     """
     source = read_source(save_text, family)
     losses = [Loss(number, "", f"table {name}", *_LEFT_OUT) for number, name in source.left_out]
-    tables = [_table(place, source, losses, optimize) for place in place_tables(source)]
+    job = _Job(source, optimize, uses_conntrack(source))
+    tables = [_table(place, job, losses) for place in place_tables(source)]
     remarks = ["Translated from the rules of iptables; load it with: nft -f FILE"]
     losses.sort(key=lambda loss: loss.line)
     return Translation(script_text(tables, remarks), tuple(losses))
 
 
-def _table(place: Place, source: Source, losses: list[Loss], optimize: bool) -> NftTable:
+@attrs.frozen(slots=True)
+class _Job:
+    """What is to be translated, and how. `admitted`: what holds in general and has been said."""
+
+    source: Source
+    optimize: bool
+    defragmented: bool
+    admitted: set[tuple[str, str]] = attrs.Factory(set)
+
+
+def _table(place: Place, job: _Job, losses: list[Loss]) -> NftTable:
     """The table with all rules but those that would nest deeper than nft can."""
     too_deep: dict[int, Lost] = {}
+    admitted = frozenset(job.admitted)
     while True:
         objects, chains, lost = Objects(), _NftChains(), []
+        job.admitted.intersection_update(admitted)
         for table in place.tables:
-            lost += _fill(place, table, source, objects, chains, too_deep)
+            lost += _fill(place, table, job, objects, chains, too_deep)
         written = tuple(chains.all())
         deeper = too_deep_lines(written)
         if not deeper:
             break
         too_deep |= dict.fromkeys(deeper, _TOO_DEEP)
     losses += lost
-    if optimize:
+    if job.optimize:
         written = tuple(optimized(chain, objects) for chain in written)
     written = tuple(with_shared_sets(written, objects))
-    name = "ip6" if source.family is Family.IPV6 else "ip"
+    name = "ip6" if job.source.family is Family.IPV6 else "ip"
     return NftTable(name, place.name, tuple(t.name for t in place.tables), objects.all(), written)
 
 
 def _fill(
-    place: Place, table: SourceTable, source: Source, objects: Objects, chains: _NftChains, without: Mapping[int, Lost]
+    place: Place, table: SourceTable, job: _Job, objects: Objects, chains: _NftChains, without: Mapping[int, Lost]
 ) -> list[Loss]:
     losses: list[Loss] = []
     own = {chain.name: chains.named(place.chain_name(table, chain)) for chain in table.chains}
-    everywhere = frozenset(chain.name for each in source.tables for chain in each.chains) | set(Hook.__members__)
+    everywhere = frozenset(chain.name for each in job.source.tables for chain in each.chains) | set(Hook.__members__)
     user_chains = frozenset(c.name for c in table.chains if c.policy is None and target_translator(c.name) is None)
     reachable, reached = Chains(user_chains, everywhere - user_chains), reaching(table)
     for chain in table.chains:
@@ -101,7 +115,7 @@ def _fill(
         if chain.assumed:
             losses.append(Loss(chain.line, "", f"chain {chain.name}", *_ASSUMED, Fidelity.APPROXIMATED))
         layout = Layout(target, chains.fresh)
-        where = _Where(source.family, table, chain, reachable, own, objects, chains, reached[chain.name])
+        where = _Where(job, table, chain, reachable, own, objects, chains, reached[chain.name])
         for rule in chain.rules:
             losses += _rule(rule, where, layout, without.get(rule.line))
         if chain.policy is not None:
@@ -111,7 +125,7 @@ def _fill(
 
 @attrs.frozen(slots=True)
 class _Where:
-    family: Family
+    job: _Job
     table: SourceTable
     chain: SourceChain
     chains: Chains
@@ -123,7 +137,7 @@ class _Where:
     def context(self, parsed: ParsedRule) -> Context:
         """What the translators of a rule here get to know."""
         return Context(
-            self.family,
+            self.job.source.family,
             self.table.name,
             self.chain.name,
             self.chain.policy,
@@ -131,7 +145,17 @@ class _Where:
             self.objects,
             hooks=self.hooks,
             siblings=self.chain.rules,
+            defragmented=self.job.defragmented,
         )
+
+    def admitted(self, context: Context) -> list[Loss]:
+        """The losses of a rule; what holds in general only if no rule before has said it."""
+        losses = context.losses
+        for loss in context.general:
+            if (loss.part, loss.reason) not in self.job.admitted:
+                self.job.admitted.add((loss.part, loss.reason))
+                losses.append(loss)
+        return losses
 
 
 class _NftChains:
@@ -176,20 +200,21 @@ def _rule(rule: SourceRule, where: _Where, layout: Layout, lost: Lost | None) ->
     if lost is None:
         known = len(where.objects)
         try:
-            for parsed in readings(rule, where.family, where.chains):
+            for parsed in readings(rule, where.job.source.family, where.chains):
                 try:
                     parts, action, context = _translated(parsed, where)
                 except Lost as error:
                     lost = error
                     where.objects.keep(known)
                     continue
-                for loss in context.losses:
+                losses = where.admitted(context)
+                for loss in losses:
                     layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
                 layout.add(parts, action, rule.line)
                 if context.tracked:
                     behind = where.nft_chains.tracked(where.names[where.chain.name], tracked_line(where.chain))
                     Layout(behind, where.nft_chains.fresh).add(parts, Action(tuple(context.tracked)), rule.line)
-                return context.losses
+                return losses
         except Lost as error:
             lost = lost or error
     assert lost is not None, "a rule has a reading, or no translation"

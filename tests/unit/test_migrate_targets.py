@@ -6,10 +6,10 @@ import re
 
 import pytest
 from corpus import Line, extension_lines, needs_corpus
+from nfkeep.migrate.translate import Translation, translate
 
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.translate import Translation, translate
 
 V4, V6 = Family.IPV4, Family.IPV6
 CHAINS = {
