@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from rounds import rounds
 
 import nfkeep
 from nfkeep import CommitError, Counters, Family
@@ -29,7 +30,7 @@ PAYLOADS = {7001: 10, 7002: 500, 7003: 1000}
 """Bytes in each datagram to a port."""
 HEADERS = 28
 SENDERS, ROUND = 2, 50
-TRANSACTIONS, REFUSED = 1000, 200
+TRANSACTIONS, REFUSED = rounds(1000), rounds(200)
 
 RULES = """
 *filter
