@@ -93,7 +93,7 @@ def emptied(service: Service) -> None:
 
 
 def traces(service: Service) -> tuple[str, ...]:
-    """Entries of lists and sets, and what is left of the buckets' credit, to the tenth (it grows by itself)."""
+    """Entries of lists and sets, and for how many packets the buckets' credit is (it grows by itself)."""
     found = []
     with service.gateway:
         for place in ("xt_recent/seen", "ipt_hashlimit/seen"):
@@ -103,9 +103,7 @@ def traces(service: Service) -> tuple[str, ...]:
             except FileNotFoundError:
                 continue
             if place.startswith("ipt"):
-                lines = [
-                    f"{where} {round(int(left) / int(cost), 1)}" for _, where, left, _, cost in map(str.split, lines)
-                ]
+                lines = [f"{where} {round(int(left) / int(cost))}" for _, where, left, _, cost in map(str.split, lines)]
             found += sorted(lines)
     found.append(service.gateway.run("ipset save", check=False).stdout)
     return tuple(found)
