@@ -18,6 +18,7 @@ from banned import Flood
 import nfkeep
 from nfkeep import BanList, Family
 from nfkeep.bans import nft_sets
+from nfkeep.bans.banlist import Reconciled
 from nfkeep.bans.values import Kind
 from nfkeep.nft import replace
 from nfkeep.nft.batch import BatchSocket
@@ -523,9 +524,7 @@ def test_reconcile(namespace: Namespace, make_list: Callable[..., BanList]) -> N
     bans.ban_many(["203.0.113.1", ("203.0.113.2", 600), ("203.0.113.3", 600), "203.0.113.0/24", "2001:db8::1"])
     with namespace:
         asking = BatchSocket()
-    done = bans.reconcile(
-        ["203.0.113.1", ("203.0.113.2", 600), ("203.0.113.3", 60), ("203.0.113.4", None), "2001:db8::2"]
-    )
+    done = bans.reconcile(["203.0.113.1", "203.0.113.2", ("203.0.113.3", 60), ("203.0.113.4", None), "2001:db8::2"])
     assert (done.added, done.renewed, done.removed) == (2, 1, 2)
     assert {(str(ban.address), ban.timeout) for ban in bans} == {
         ("203.0.113.1", None),
@@ -534,8 +533,9 @@ def test_reconcile(namespace: Namespace, make_list: Callable[..., BanList]) -> N
         ("203.0.113.4", None),
         ("2001:db8::2", None),
     }
-    generation = asking.generation()
     assert bans.reconcile(list(bans)).added == 0
+    generation = asking.generation()
+    assert bans.reconcile([ban.address for ban in bans]) == Reconciled(0, 0, 0)
     assert asking.generation() == generation
     asking.close()
     for bad in ("nonsense", ("203.0.113.10", -1), ("203.0.113.10", 1e30)):
