@@ -34,13 +34,15 @@ class Flood:
             self._receivers = [socket.socket(family.value, socket.SOCK_DGRAM) for _ in PAYLOADS]
         for port, receiver in zip(PAYLOADS, self._receivers, strict=True):
             receiver.bind((_LOOPBACK[family], port))
-        pipes = [context.Pipe(duplex=False) for _ in range(SENDERS)]
-        self._results = [result for result, _ in pipes]
-        self._processes = [
-            context.Process(target=_send, args=(namespace, family, self._stop, results)) for _, results in pipes
-        ]
-        for process in self._processes:
+        self._results: list[Connection] = []
+        self._processes = []
+        for _ in range(SENDERS):
+            result, results = context.Pipe(duplex=False)
+            process = context.Process(target=_send, args=(namespace, family, self._stop, results))
             process.start()
+            results.close()  # only the sender has it now: one that dies is the end of the pipe, not a wait without end
+            self._results.append(result)
+            self._processes.append(process)
         for result in self._results:
             result.recv()
 
@@ -58,8 +60,8 @@ class Flood:
         for process in self._processes:
             process.kill()
             process.join()
-        for receiver in self._receivers:
-            receiver.close()
+        for open_one in (*self._results, *self._receivers):
+            open_one.close()
 
 
 def _send(namespace: Namespace, family: Family, stop: Event, results: Connection) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,10 +30,10 @@ LONG = "a-list-of-recent-whose-name-is-longer-than-any-chain"
 
 
 def rules(namespace: Namespace) -> str:
-    """All that the kernel has here: rules, sets, elements; without counters, and the times of the listings."""
+    """All that the kernel has here: rules, sets, elements; without counters and times."""
     commands = ["nft -s list ruleset", "iptables-legacy-save", "ip6tables-legacy-save", "ipset save"]
-    texts = [namespace.run(command).stdout for command in commands]
-    return "\n".join(line for text in texts for line in text.splitlines() if not line.startswith("#"))
+    lines = [line for command in commands for line in namespace.run(command).stdout.splitlines()]
+    return "\n".join(re.sub(r"^(add .*) timeout \d+", r"\1", line) for line in lines if not line.startswith("#"))
 
 
 def legacy_tables() -> str:

@@ -23,6 +23,7 @@ from banned import Flood
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from rounds import rounds
 
 from nfkeep import Family
 from nfkeep.bans.ipset_backend import IpsetBackend
@@ -1118,7 +1119,7 @@ def test_as_a_dictionary() -> None:
     run_state_machine_as_test(
         ListAndModel,
         settings=settings(
-            max_examples=25,
+            max_examples=rounds(25),
             stateful_step_count=25,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from rounds import rounds
 
 import nfkeep
 from nfkeep import BanList
@@ -166,7 +167,7 @@ def test_as_a_dictionary(machine: type[RuleBasedStateMachine]) -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=40,
+            max_examples=rounds(40),
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

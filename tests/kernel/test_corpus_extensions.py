@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 from corpus import IPTABLES, Command, Line, extension_file, extension_files, families, needs_corpus
+from rounds import some
 
 import nfkeep
 from nfkeep import Family, InvalidRuleError, NfkeepError, Rule
@@ -57,13 +58,15 @@ class Trial:
 
     def faults(self) -> Iterator[str]:
         """Try all lines in order, then compare what came of them; says what is wrong."""
-        for item in extension_file(self.path):
+        items = list(extension_file(self.path))
+        tried = some([item for item in items if isinstance(item, Line)])
+        for item in items:
             if isinstance(item, Command):
                 item.run(self.ours, self.family)
                 item.run(self.theirs, self.family)
-                continue
-            for chain in item.chains:
-                yield from (f"{item} ({chain}): {fault}" for fault in self._line(item, chain))
+            elif item in tried:
+                for chain in item.chains:
+                    yield from (f"{item} ({chain}): {fault}" for fault in self._line(item, chain))
         yield from (f"{self.path.name}: {fault}" for table in self.committed for fault in self._compare(table))
 
     def _line(self, line: Line, chain: str) -> Iterator[str]:

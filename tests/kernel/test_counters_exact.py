@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from flood import ROUND, SENDERS, Flood, total
+from rounds import rounds
 
 import nfkeep
 from nfkeep import CommitError, Counters, Family
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kernel
 
-TRANSACTIONS, REFUSED = 1000, 200
+TRANSACTIONS, REFUSED = rounds(1000), rounds(200)
 
 RULES = """
 *filter

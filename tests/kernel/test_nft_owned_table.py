@@ -18,6 +18,7 @@ import pytest
 from guard_text import guard_table
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from rounds import rounds
 
 from nfkeep import Family
 from nfkeep.conntrack import Condition, Selector
@@ -285,7 +286,7 @@ HOSTILE_NAMES = st.one_of(st.binary(max_size=16), st.sampled_from([b'e"; drop', 
 
 
 @given(selectors(PLAIN_NAMES))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_is_what_libnftables_makes_of_any_selectors(
     namespace: Namespace, given: tuple[Family, tuple[Selector, ...]]
 ) -> None:
@@ -295,7 +296,7 @@ def test_is_what_libnftables_makes_of_any_selectors(
 
 
 @given(selectors(HOSTILE_NAMES))
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=rounds(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_the_kernel_takes_any_selectors(namespace: Namespace, given: tuple[Family, tuple[Selector, ...]]) -> None:
     """Any conditions, hostile interface names too, give one table and nothing beside it."""
     family, selectors = given

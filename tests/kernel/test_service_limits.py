@@ -17,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nfkeepd import ALL, OPEN_TO_ROOT, STRANGER, Client, Daemon, ban, kind, talk
+from rounds import rounds
 
 from nfkeep.testing import wait_until
 
@@ -177,7 +178,7 @@ class TestLimits:
 
     @settings(
         deadline=None,
-        max_examples=60,
+        max_examples=rounds(60),
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     )
     @given(

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
+from rounds import rounds
 
 import nfkeep
 from nfkeep import Counters, Family
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.kernel
 
-OPERATIONS = 60
+OPERATIONS = rounds(60)
 BINARIES = {Family.IPV4: "iptables-legacy", Family.IPV6: "ip6tables-legacy"}
 DATAGRAM, HEADERS = 32, 28
 

@@ -18,6 +18,7 @@ import attrs
 import pytest
 from ctnetlink import Entry, make_entry
 from probes import ACK, ALL_STATUS, DST_NAT, ESTABLISHED, NEW, SRC_NAT, SYN, TCP, UDP, Probe
+from rounds import rounds
 
 from nfkeep.model import Family, Hook
 from nfkeep.namespaces import Namespace, sysctl
@@ -35,7 +36,7 @@ pytestmark = pytest.mark.kernel
 
 Rises: TypeAlias = "dict[str, list[tuple[int, int]]]"
 
-EXAMPLES = int(os.environ.get("NFKEEP_WALK_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("NFKEEP_WALK_EXAMPLES") or max(20, rounds(60)))  # fewer have too few in doubt
 SEED = int(os.environ.get("NFKEEP_WALK_SEED", "0"))  # of the first example; the others count on from it
 PACKETS = 12  # of each example
 
