@@ -115,7 +115,8 @@ class Harness:
         `packets`: how many to derive from the rules, or the packets themselves; `odd`: derive also those that no nft
         rule treats as iptables does (see derive.py); `first`: stop at the first difference; `counters`: compare what
         rules have counted, too, if the script's rules count.
-        A difference counts if it comes again with the rules loaded afresh: limits run by the clock. Raises Refused
+        Where rules go by the clock or by chance, a difference counts if it comes again with the rules loaded afresh; so
+        two rules that go by chance are equal to this, whatever their chances. Raises Refused
         where a host does not take its rules, InvalidRuleError for what is no iptables-save text.
         """
         source = read_source(save_text, self.family)
@@ -127,10 +128,12 @@ class Harness:
             self._load(pair, save_text, script)
         then = self._counters(pair) if counters else ({}, {})
         found = self._run(pair, save_text, sequence, first)
-        if found and _BY_THE_CLOCK.search(save_text):
+        times = _BY_CHANCE_AGAIN if _BY_CHANCE.search(save_text) else 1 if _BY_THE_CLOCK.search(save_text) else 0
+        while found and times:
             self._load(pair, save_text, script)
             again = {each.number for each in self._run(pair, save_text, sequence, first)}
             found = [each for each in found if each.number in again]
+            times -= 1
         if not counters:
             return Comparison(len(sequence), tuple(found))
         legacy, nft = (since(*each) for each in zip(self._counters(pair), then, strict=True))
@@ -219,6 +222,7 @@ class Harness:
 
 
 _ROUNDS = 3
+_BY_CHANCE, _BY_CHANCE_AGAIN = re.compile(r"--mode random\b"), 15
 # A list or table of such a name lives on as long as there is a rule with it, through any number of replacements.
 _KEPT_BY_NAME = re.compile(r"-m (?:recent|hashlimit)\b")
 _BY_THE_CLOCK = re.compile(r"-m (?:limit|hashlimit|recent|time|rateest|connbytes)\b|--log")
