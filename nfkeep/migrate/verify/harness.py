@@ -18,7 +18,7 @@ from nfkeep.migrate.verify.derive import packets_for, wandering
 from nfkeep.migrate.verify.host import Host
 from nfkeep.migrate.verify.observed import table
 from nfkeep.migrate.verify.outcome import Chosen, Outcome, outcome, same_but_for_ports
-from nfkeep.migrate.verify.rulesets import Refused, load_legacy, load_nft, saved
+from nfkeep.migrate.verify.rulesets import Refused, load_legacy, load_nft, saved, tables_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,16 +32,21 @@ if TYPE_CHECKING:
 
 @attrs.frozen(slots=True)
 class Difference:
-    """A packet, its number in the sequence, and what either host did. `before`: the sequence as far as this packet."""
+    """A packet, its number in the sequence, and what either host did."""
 
     number: int
     packet: Packet
     legacy: Outcome
     nft: Outcome
-    before: tuple[Packet, ...] = attrs.field(repr=False)
+    sequence: Sequence[Packet] = attrs.field(repr=False)
 
     def __str__(self) -> str:
         return "\n  ".join((str(self.packet), *self.told()))
+
+    @property
+    def before(self) -> Sequence[Packet]:
+        """The sequence as far as this packet."""
+        return self.sequence[: self.number + 1]
 
     def told(self) -> tuple[str, str]:
         """What either host did, in words; with the bytes where the words are the same."""
@@ -210,6 +215,7 @@ class Harness:
         if refusals:
             raise refusals[0]
         pair.observer = observer
+        pair.tables |= tables_of(save_text)
 
     def _differences(self, pair: _Pair, sequence: Sequence[Packet], chosen: Chosen | None) -> Iterator[Difference]:
         for number, packet in enumerate(sequence):
@@ -218,7 +224,7 @@ class Harness:
                 continue
             legacy, nft = outcome(pair.legacy, logged[0]), outcome(pair.nft, logged[1])
             if legacy != nft and not (chosen and same_but_for_ports(legacy, nft, chosen, packet.sport or 0)):
-                yield Difference(number, packet, legacy, nft, tuple(sequence[: number + 1]))
+                yield Difference(number, packet, legacy, nft, sequence)
 
 
 _ROUNDS = 3
