@@ -13,6 +13,7 @@ from nfkeep.migrate.head import head_parts
 from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
 from nfkeep.migrate.nesting import DEEPEST, too_deep_lines
+from nfkeep.migrate.optimize import optimized
 from nfkeep.migrate.parts import Rows, Statement
 from nfkeep.migrate.placement import base_line, place_tables, tracked_line
 from nfkeep.migrate.reach import reaching
@@ -48,8 +49,10 @@ class Translation:
         return not self.losses
 
 
-def translate(save_text: str, family: Family = Family.IPV4) -> Translation:
+def translate(save_text: str, family: Family = Family.IPV4, *, optimize: bool = False) -> Translation:
     """The nft script for iptables-save (or ip6tables-save) text of either variant; loads with `nft -f`.
+
+    With `optimize`, neighbours that differ in one value become one rule with a set (see nfkeep.migrate.optimize).
 
     Needs no kernel and no rights. A rule that nft cannot express is in `losses`, and in its place the script has a line
     `# LOST`. Raises InvalidRuleError, which names the line, for text that iptables-restore would refuse.
@@ -57,6 +60,9 @@ def translate(save_text: str, family: Family = Family.IPV4) -> Translation:
     source = read_source(save_text, family)
     losses = [Loss(number, "", f"table {name}", *_LEFT_OUT) for number, name in source.left_out]
     tables = [_table(place, source, losses) for place in place_tables(source)]
+    if optimize:
+        for chain in (chain for table in tables for chain in table.chains):
+            chain.lines = optimized(chain.lines)
     remarks = ["Translated from the rules of iptables; load it with: nft -f FILE"]
     losses.sort(key=lambda loss: loss.line)
     return Translation(script_text(tables, remarks), tuple(losses))
