@@ -37,7 +37,7 @@ def parse_ports(text: str) -> Ports:
     """`FIRST[-LAST[/BASE]]`."""
     numbers, _, base = text.partition("/")
     first, _, last = numbers.partition("-")
-    ports = Ports(int(first), int(last or first), int(base) if base else None)
+    ports = Ports(int(first, 0), int(last or first, 0), int(base, 0) if base else None)
     if not 0 <= ports.first <= ports.last <= _MOST or (ports.base is not None and not 0 <= ports.base <= _MOST):
         raise Lost(f"{text} is no range of ports")
     return ports

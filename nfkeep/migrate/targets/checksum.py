@@ -18,5 +18,5 @@ def translate(target: Extension, context: Context) -> tuple[Statement, ...]:
     """Always lost."""
     raise Lost(
         "nft cannot calculate a checksum that was left to the network card",
-        "only old DHCP clients on virtual machines of the same host need it: leave it out, or ethtool -K INTERFACE tx off",
+        "only old DHCP clients on virtual machines of this host need it: leave it out, or ethtool -K INTERFACE tx off",
     )

@@ -55,7 +55,9 @@ def _zone(option: Option) -> tuple[Simple, ...]:
         raise Lost(
             "nft has no zone by the packet's mark", "ct zone set meta mark map { MARK : ZONE }, if that will load"
         )
-    return Test("ct state", ("untracked",), negated=True), Statement(f"{_ZONES[option.name]} set {int(option.value)}")
+    return Test("ct state", ("untracked",), negated=True), Statement(
+        f"{_ZONES[option.name]} set {int(option.value, 0)}"
+    )
 
 
 def _helper(name: str, context: Context) -> str:

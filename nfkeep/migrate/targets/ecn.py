@@ -20,7 +20,7 @@ def translate(target: Extension, context: Context) -> tuple[Statement, ...] | Ro
 
     A TCP header that is cut short, which ECN drops, goes on here.
     """
-    ip = tuple(Statement(f"ip ecn set {int(o.value)}") for o in target.options if o.name == "--ecn-ip-ect")
+    ip = tuple(Statement(f"ip ecn set {int(o.value, 0)}") for o in target.options if o.name == "--ecn-ip-ect")
     mask, value = _tcp(target)
     if not mask:
         return ip
@@ -39,10 +39,11 @@ def _tcp(target: Extension) -> tuple[int, int]:
         elif option.name != "--ecn-ip-ect":
             bit = _ECE if option.name == "--ecn-tcp-ece" else _CWR
             mask |= bit
-            value |= bit * int(option.value)
+            value |= bit * int(option.value, 0)
     return mask, value
 
 
 def _row(flags: int, mask: int, value: int) -> tuple[Simple, ...]:
+    """One result. `tcp flags 0x02` would be any packet with that bit, hence all bits with a mask."""
     others = (each for each in range(256) if each & ~mask == flags & ~mask and each & mask != value)
-    return Test("tcp flags", tuple(f"{each:#04x}" for each in others)), Statement(f"tcp flags set {flags:#04x}")
+    return Test("tcp flags & 0xff", tuple(f"{each:#04x}" for each in others)), Statement(f"tcp flags set {flags:#04x}")

@@ -17,7 +17,7 @@ OPTIONS = {"--hl-set": 1, "--hl-inc": 1, "--hl-dec": 1}
 def translate(target: Extension, context: Context) -> tuple[Statement, ...]:
     """One statement."""
     (option,) = target.options
-    number = int(option.value)
+    number = int(option.value, 0)
     if option.name == "--hl-set":
         return hops_set("ip6 hoplimit", number)
     return hops_mapped("ip6 hoplimit", number if option.name == "--hl-inc" else -number)

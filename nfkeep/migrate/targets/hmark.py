@@ -31,7 +31,7 @@ OPTIONS: dict[str, int] = {
 def translate(target: Extension, context: Context) -> tuple[Statement, ...]:
     """Always lost."""
     raise Lost(
-        "nft's jhash takes the fields as they come; HMARK puts the lower address and the lower port first and hashes them"
-        " in the machine's byte order, so flows would be spread differently",
+        "nft's jhash takes the fields as they come; HMARK puts the lower address and the lower port first and hashes"
+        " them in the machine's byte order, so flows would be spread differently",
         "if any even spreading will do: meta mark set jhash ip saddr . ip daddr mod N offset M",
     )

@@ -26,6 +26,6 @@ def translate(target: Extension, context: Context) -> tuple[Statement, ...]:
     """One statement. The level that neither says is warn, with both."""
     words = ["log", *prefix_words(target.option("--log-prefix"), target, context)]
     if level := target.option("--log-level"):
-        words.append(f"level {_LEVELS[int(level.value)]}")
+        words.append(f"level {_LEVELS[int(level.value, 0)]}")
     words += [f"flags {_FLAGS[option.name]}" for option in target.options if option.name in _FLAGS]
     return (Statement(" ".join(words)),)

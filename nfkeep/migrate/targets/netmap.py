@@ -19,6 +19,8 @@ _OF_DESTINATIONS = frozenset({"PREROUTING", "OUTPUT"})
 def translate(target: Extension, context: Context) -> tuple[Statement, ...]:
     """One statement, the last one: it accepts. Which address it changes depends on where packets come from."""
     (option,) = target.options
+    if not option.value.partition("/")[2].isdecimal():
+        raise Lost(f"{option.value} is no network with the length of its prefix")
     network = (ipaddress.IPv6Network if context.v6 else ipaddress.IPv4Network)(option.value)
     if context.hooks & _OF_DESTINATIONS and context.hooks - _OF_DESTINATIONS:
         raise Lost(

@@ -20,7 +20,7 @@ def translate(target: Extension, context: Context) -> tuple[Statement, ...]:
     """One statement. The kernel takes no notice of a range, only of a size (XT_NFLOG_F_COPY_LEN)."""
     group, size, threshold = (target.option(f"--nflog-{name}") for name in ("group", "size", "threshold"))
     words = ["log", *prefix_words(target.option("--nflog-prefix"), target, context)]
-    words.append(f"group {int(group.value) if group else 0}")
-    words += [f"snaplen {int(size.value)}"] if size else []
-    words += [f"queue-threshold {int(threshold.value)}"] if threshold else []
+    words.append(f"group {int(group.value, 0) if group else 0}")
+    words += [f"snaplen {int(size.value, 0)}"] if size else []
+    words += [f"queue-threshold {int(threshold.value, 0)}"] if threshold else []
     return (Statement(" ".join(words)),)

@@ -1,4 +1,4 @@
-"""`-j NFQUEUE`: a program decides (nfqueue_tg_v3() in xt_NFQUEUE.c, nft_queue_eval(); both choose by nfqueue_hash())."""
+"""`-j NFQUEUE`: a program decides (nfqueue_tg_v3() in xt_NFQUEUE.c, nft_queue_eval(): both use nfqueue_hash())."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MOST = 65535
 def translate(target: Extension, context: Context) -> tuple[Statement, ...]:
     """One statement, the last one."""
     option = target.option("--queue-num", "--queue-balance")
-    numbers = [int(each) for each in option.value.split(":")] if option else [0]
+    numbers = [int(each, 0) for each in option.value.split(":")] if option else [0]
     if any(not 0 <= each <= _MOST for each in numbers) or sorted(numbers) != numbers:
         raise Lost("these are no numbers of queues")
     flags = ",".join(_FLAGS[each.name] for each in target.options if each.name in _FLAGS)

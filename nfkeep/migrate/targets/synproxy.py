@@ -20,5 +20,5 @@ def translate(target: Extension, context: Context) -> tuple[Statement, ...]:
         raise Lost("nft's synproxy has no ECN", "leave --ecn out, if that will do")
     words = ["synproxy"]
     for option in target.options:
-        words.append(option.name[2:] + (f" {int(option.value)}" if option.values else ""))
+        words.append(option.name[2:] + (f" {int(option.value, 0)}" if option.values else ""))
     return (Statement(" ".join(words)),)

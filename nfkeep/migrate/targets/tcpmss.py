@@ -23,12 +23,12 @@ def translate(target: Extension, context: Context) -> tuple[Statement, ...]:
     """
     option = target.option("--set-mss")
     guard = "rt mtu != 536 " if context.v6 and option is None else ""
-    new = "rt mtu" if option is None else str(int(option.value))
+    new = "rt mtu" if option is None else str(int(option.value, 0))
     if not _option_is_there(context):
         default = _DEFAULTS[context.v6]
         context.approximate(
             f"-j {target}",
-            f"a SYN without the option gets none; iptables adds it, with {default} at most",
+            f"a SYN without the option, or with a malformed one, stays so; iptables adds it, with {default} at most",
             f"a peer has to assume {default} without it, so it matters only where less is wanted",
         )
     return (Statement(f"tcp option maxseg length 4 {guard}tcp option maxseg size set {new}"),)

@@ -25,7 +25,7 @@ def translate(target: Extension, context: Context) -> Rows:
     port, address, mark = (target.option(name) for name in OPTIONS)
     where = ipaddress.ip_address(address.value) if address else None
     to = "" if where is None or not int(where) else f"[{where}]" if context.v6 else str(where)
-    to += f":{int(port.value)}" if port and int(port.value) else ""
+    to += f":{int(port.value, 0)}" if port and int(port.value, 0) else ""
     if not to:
         raise Lost("nft wants an address or a port", "name the port")
     marked = changed("meta mark", *split_mark(mark.value)) if mark else None

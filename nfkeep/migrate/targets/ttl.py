@@ -17,7 +17,7 @@ OPTIONS = {"--ttl-set": 1, "--ttl-inc": 1, "--ttl-dec": 1}
 def translate(target: Extension, context: Context) -> tuple[Statement, ...] | Rows:
     """One statement, or rules for each number."""
     (option,) = target.options
-    number = int(option.value)
+    number = int(option.value, 0)
     if option.name == "--ttl-set":
         return hops_set("ip ttl", number)
     return hops_in_rows("ip ttl", number if option.name == "--ttl-inc" else -number)

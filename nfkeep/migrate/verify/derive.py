@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nfkeep.migrate.verify.words import Word
 
 _LEAST = 6
+_CAN_BE_EMPTY = frozenset({wire.TCP, wire.UDP, wire.UDPLITE, wire.ICMP, wire.ICMPV6, wire.GRE})
 _FIELDS = {each.name for each in attrs.fields(Packet)}
 _WHERE: dict[Hook, tuple[dict[str, object], ...]] = {
     Hook.PREROUTING: ({"enters": "in0", "leaves": None}, {"enters": "in0", "leaves": "out0"}),
@@ -47,14 +48,23 @@ def packets_for(source: Source, count: int, seed: int, *, odd: bool = False) -> 
     maker = _Maker(source.family)
     rules = [(conditions, hook) for _, _, ways in paths(source) for hook, conditions in ways]
     rules = rules or [((), hook) for hook in (Hook.INPUT, Hook.FORWARD, Hook.OUTPUT)]
-    share = max(_LEAST, count // len(rules))
+    crossed = count // 5 if len(rules) > 1 else 0
+    share = max(_LEAST, (count - crossed) // len(rules))
     found: list[Packet] = []
+    several: list[Mapping[str, object]] = []
     for conditions, hook in rules:
         before = len(found)
         for fields in _variants(source.family, conditions, hook, chance, odd):
-            found += maker.make(fields)
+            made = maker.make(fields)
+            found += made
+            several.append(fields)
+            if len(made) > share:  # as many of a kind as a limit asks for do not count
+                before += len(made) - 1
             if len(found) - before >= share:
                 break
+    for _ in range(crossed):
+        one, other = chance.sample(several, 2)
+        found += maker.make({**one, **dict(chance.sample(sorted(other.items()), len(other) // 2)), "repeat": 1})
     return found
 
 
@@ -63,7 +73,7 @@ def _variants(
 ) -> Iterator[dict[str, object]]:
     """Fields of packets, the most telling ones first, without end."""
     protocol = next((protocol_of(each) for each in conditions if each.name == "-p" and not each.negated), None)
-    setting = Setting(family, hook, protocol)
+    setting = Setting(family, hook, protocol, tuple(conditions))
     choices = [found for found in (choices_for(each, setting) for each in conditions) if found.holds or found.fails]
     places = _WHERE[hook]
     base: dict[str, object] = dict(places[0])
@@ -118,7 +128,9 @@ def _always(family: Family, protocol: int | None, odd: bool) -> list[Mapping[str
     found += [kind for kind in kinds if kind["protocol"] != protocol]
     found += [{"state": "established"}, {"state": "reply"}, {"state": "related"}, {"flags": wire.ACK}]
     found += [{"source": source, "destination": destination}, {"ttl": 1}, {"tos": 0xB9}, {"state": "invalid"}]
-    found += [{"payload": b""}, {"flags": wire.RST, "protocol": wire.TCP}, {"protocol": 99}]
+    found += [{"flags": wire.RST, "protocol": wire.TCP}, {"protocol": 99}]
+    if protocol in _CAN_BE_EMPTY:
+        found.append({"payload": b""})
     if odd:
         found.insert(0, {"cut": 2})
         if family is Family.IPV6:
@@ -135,7 +147,12 @@ class _Maker:
         self._addresses = ELSEWHERE[family]
 
     def make(self, fields: Mapping[str, object]) -> tuple[Packet, ...]:
-        """The packet, or the sequence that brings it into its state."""
+        """The packet, or the sequence that brings it into its state; as often as `repeat` says."""
+        repeat = fields.get("repeat", 1)
+        assert isinstance(repeat, int)
+        return tuple(packet for _ in range(repeat) for packet in self._once(fields))
+
+    def _once(self, fields: Mapping[str, object]) -> tuple[Packet, ...]:
         given = {name: value for name, value in fields.items() if name in _FIELDS}
         self._port = self._port + 1 if self._port < 60000 else 20000
         for name, value in (("sport", self._port), ("dport", 7777), ("identifier", self._port)):

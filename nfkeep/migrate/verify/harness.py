@@ -16,7 +16,7 @@ from nfkeep.migrate.source import read_source
 from nfkeep.migrate.verify.derive import packets_for
 from nfkeep.migrate.verify.host import Host
 from nfkeep.migrate.verify.observed import table
-from nfkeep.migrate.verify.outcome import Outcome, compared
+from nfkeep.migrate.verify.outcome import Chosen, Outcome, outcome, same_but_for_ports
 from nfkeep.migrate.verify.rulesets import Refused, load_legacy, load_nft, saved
 
 if TYPE_CHECKING:
@@ -38,7 +38,16 @@ class Difference:
     before: tuple[Packet, ...] = attrs.field(repr=False)
 
     def __str__(self) -> str:
-        return f"{self.packet}\n  iptables: {self.legacy}\n  nft:      {self.nft}"
+        return "\n  ".join((str(self.packet), *self.told()))
+
+    def told(self) -> tuple[str, str]:
+        """What either host did, in words; with the bytes where the words are the same."""
+        legacy, nft = str(self.legacy), str(self.nft)
+        if legacy == nft:
+            pairs = zip(self.legacy.seen, self.nft.seen, strict=True)
+            one, other = next(((a, b) for a, b in pairs if a != b), (None, None))
+            return f"iptables: {legacy}: {one}", f"nft:      {nft}: {other}"
+        return f"iptables: {legacy}", f"nft:      {nft}"
 
 
 @attrs.frozen(slots=True)
@@ -136,7 +145,7 @@ class Harness:
         for host in (pair.legacy, pair.nft):
             host.log.listen(groups)
             host.begin()
-        found = self._differences(pair, sequence)
+        found = self._differences(pair, sequence, _chosen_ports(save_text))
         return list(itertools.islice(found, 1) if first else found)
 
     def _load(self, pair: _Pair, save_text: str, script: str) -> None:
@@ -157,19 +166,39 @@ class Harness:
             raise refusals[0]
         pair.observer = observer
 
-    def _differences(self, pair: _Pair, sequence: Sequence[Packet]) -> Iterator[Difference]:
+    def _differences(self, pair: _Pair, sequence: Sequence[Packet], chosen: Chosen | None) -> Iterator[Difference]:
         for number, packet in enumerate(sequence):
-            legacy = compared(pair.legacy, pair.legacy.send(packet))
-            nft = compared(pair.nft, pair.nft.send(packet))
-            if legacy != nft:
+            logged = pair.legacy.send(packet), pair.nft.send(packet)
+            if logged[0] == logged[1]:  # mostly
+                continue
+            legacy, nft = outcome(pair.legacy, logged[0]), outcome(pair.nft, logged[1])
+            if legacy != nft and not (chosen and same_but_for_ports(legacy, nft, chosen, packet.sport or 0)):
                 yield Difference(number, packet, legacy, nft, tuple(sequence[: number + 1]))
 
 
 _BY_THE_CLOCK = re.compile(r"-m (?:limit|hashlimit|recent|time|rateest|connbytes)\b|--log")
 _CONNMARK = re.compile(r"\b(?:CONNMARK|connmark)\b")
+_ZONE = re.compile(r"-j CT .*--zone(?:-orig|-reply)? (\d\w*)")
+_HELPER = re.compile(r"-j CT .*--helper \"?([\w.-]+)")
+_UNTRACKED = re.compile(r"-j (?:NOTRACK|CT --notrack)\b")
 _CLASS = re.compile(r"--set-class (\S+)")
 
 
+_NAT = re.compile(r"-j (?:SNAT|DNAT|MASQUERADE|REDIRECT|NETMAP)\b")
+_PORTS = re.compile(r"--to-(?:ports \S*?|(?:source|destination) \S*:)(\d+)(?:-(\d+))?(?=\s|$)", re.MULTILINE)
+
+
+def _chosen_ports(save_text: str) -> Chosen | None:
+    """What NAT chooses ports from; None without NAT."""
+    if _NAT.search(save_text) is None:
+        return None
+    ranges = tuple((int(low), int(high or low)) for low, high in _PORTS.findall(save_text))
+    return Chosen(ranges, "--random" in save_text)
+
+
 def _told(save_text: str) -> list[str]:
-    """What else to observe: the classes that the rules give."""
-    return [f"meta priority {each}" for each in sorted(set(_CLASS.findall(save_text)))]
+    """What else to observe: the classes that the rules give, the zones, the helpers, what is not tracked."""
+    told = [f"meta priority {each}" for each in sorted(set(_CLASS.findall(save_text)))]
+    told += [f"ct zone {int(each, 0)}" for each in sorted(set(_ZONE.findall(save_text)))]
+    told += [f'ct helper "{each}"' for each in sorted(set(_HELPER.findall(save_text)))]
+    return told + (["ct state untracked"] if _UNTRACKED.search(save_text) else [])

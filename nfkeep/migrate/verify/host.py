@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.verify.netlink import Link, Netfilter
-from nfkeep.migrate.verify.observed import Log, Seen, tell
-from nfkeep.migrate.verify.packet import is_multicast
+from nfkeep.migrate.verify.observed import TO_LOOPBACK, Log
 from nfkeep.model import Family
 from nfkeep.namespaces import Namespace
 
@@ -109,8 +108,8 @@ class Host:
         self._set_default("out0")
         self.log.read()
 
-    def send(self, packet: Packet) -> list[Seen]:
-        """Let the packet go its way, and return what is seen of it and of what it causes, in order."""
+    def send(self, packet: Packet) -> list[bytes]:
+        """Let the packet go its way, and return what is logged of it and of what it causes (see observed.parse)."""
         self._route(packet)
         if packet.enters is None:
             self._send_own(packet)
@@ -118,13 +117,11 @@ class Host:
             self._lo.send(self._frame(packet, bytes(6)))
         else:
             os.write(self._taps[packet.enters], self._frame(packet, self._macs[packet.enters]))
-        if packet.enters in (None, "lo") or packet.source in self._own:  # what is sent to itself goes through lo
+        logged = self.log.read()
+        if packet.enters == "lo" or any(TO_LOOPBACK in body for body in logged):
             self.log.settle()
-        return self.log.read()
-
-    def tell(self, seen: Seen) -> str:
-        """One line about what was seen."""
-        return tell(seen, self.names)
+            logged += self.log.read()
+        return logged
 
     def _add(self, name: str) -> None:
         tap = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -151,7 +148,7 @@ class Host:
         local = packet.leaves is None or packet.leaves == "lo"
         if packet.leaves is not None and packet.leaves != "lo":
             self._set_default(packet.leaves)
-        if is_multicast(packet.destination):
+        if packet.is_multicast:
             self._join(packet)
         elif packet.destination not in self._own:
             self._make_local(packet.destination, local)

@@ -95,12 +95,13 @@ class Netfilter:
         """Send one request and await its answer; raises the error that comes back, but for the accepted ones."""
         body = struct.pack("!BBH", family, 0, resource) + attributes
         self.socket.send(message(kind, _REQUEST_ACK, body))
-        for found, payload in messages(self.socket.recv(1 << 16)):
-            if found == _NLMSG_ERROR:
-                number = -int(struct.unpack_from("=i", payload)[0])
-                if number and number not in accepted:
-                    raise failed(number, doing)
-                return
+        while True:
+            for found, payload in messages(self.socket.recv(1 << 15)):
+                if found == _NLMSG_ERROR:
+                    number = -int(struct.unpack_from("=i", payload)[0])
+                    if number and number not in accepted:
+                        raise failed(number, doing)
+                    return
 
     def flush_conntrack(self) -> None:
         """Forget every connection of the namespace: IPCTNL_MSG_CT_DELETE without a tuple."""

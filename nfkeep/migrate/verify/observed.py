@@ -31,13 +31,13 @@ _ENOUGH = 8 << 20
 
 
 def table(family: Family, *, connmark: bool, conditions: Iterable[str] = ()) -> str:
-    """The observing table as nft text. `conditions` are nft expressions, without quotes, to tell of each packet.
+    """The observing table as nft text. `conditions` are nft expressions to tell of each packet.
 
     Reading the connection's mark makes the kernel track connections.
     """
     name = "ip" if family is Family.IPV4 else "ip6"
     final = [f"log group {GROUP}"]
-    final += [f'{each} log prefix "{each}" group {CONDITION_GROUP}' for each in conditions]
+    final += [f'{each} log prefix "{each.replace(chr(34), "")}" group {CONDITION_GROUP}' for each in conditions]
     if connmark:
         # The packet's mark has done its work at the end of these hooks: it is free to carry the other one.
         final.append(f"ct mark != 0 meta mark set ct mark log group {CONNMARK_GROUP}")
@@ -94,7 +94,7 @@ class Log:
         self._mark.bind(("lo", 0))
         kind = 0x0800 if family is Family.IPV4 else 0x86DD
         self._settle = bytes(12) + struct.pack("!H", kind) + settle_packet(family)
-        self._early: list[Seen] = []
+        self._early: list[bytes] = []
         self.listen([GROUP, CONNMARK_GROUP, CONDITION_GROUP, SETTLE_GROUP])
 
     def close(self) -> None:
@@ -110,36 +110,47 @@ class Log:
             self._groups.add(group)
         self._netfilter.socket.setblocking(False)
 
-    def read(self) -> list[Seen]:
-        """All that was logged since the last call."""
+    def read(self) -> list[bytes]:
+        """All that was logged since the last call: the bodies of the messages, without the time of day in them."""
         found, self._early = self._early, []
+        receive = self._netfilter.socket.recv
         while True:
             try:
-                data = self._netfilter.socket.recv(1 << 17)
+                data = receive(_MESSAGE)
             except BlockingIOError:
                 return found
             for kind, body in messages(data):
                 if kind == _PACKET_MESSAGE:
-                    self._take(body, found)
+                    before, stamped, behind = body.partition(_STAMP)
+                    found.append(before + behind[_STAMP_BYTES:] if stamped else body)
 
-    def settle(self, rounds: int = 2) -> None:
+    def settle(self) -> None:
         """Wait until what is on its way through `lo` has arrived, and the answers to it."""
-        for _ in range(rounds):
+        for _ in range(2):
             self._mark.send(self._settle)
             self._await_mark()
 
     def _await_mark(self) -> None:
-        # A mark waits in the list as an entry of its group; what came before it stays for `read`.
         while True:
-            seen = self.read()
-            marks = [each for each in seen if each.group == SETTLE_GROUP]
-            self._early = [each for each in seen if each.group != SETTLE_GROUP]
-            if marks:
+            bodies = self.read()
+            self._early = [body for body in bodies if body[2:4] != _SETTLE_BYTES]
+            if len(self._early) < len(bodies):
                 return
             if not select.select([self._netfilter.socket], [], [], 5.0)[0]:
                 raise NfkeepError("the packet log of the test namespace has gone silent")
 
-    def _take(self, body: bytes, found: list[Seen]) -> None:
+
+_STAMP, _STAMP_BYTES = struct.pack("=HH", 20, 3), 16  # NFULA_TIMESTAMP
+TO_LOOPBACK = struct.pack("=HH", 8, 5) + struct.pack("!I", 1)
+"""In the body of every message about a packet that leaves on `lo`: NFULA_IFINDEX_OUTDEV. (`lo` is number 1.)"""
+_SETTLE_BYTES = struct.pack("!H", SETTLE_GROUP)
+_MESSAGE = 1 << 15  # more than a packet here has, and less than what malloc() maps anew each time
+
+
+def parse(bodies: Iterable[bytes]) -> list[Seen]:
+    """What the bodies of log messages say, what belongs to one packet put together."""
+    found: list[Seen] = []
+    for body in bodies:
         group = struct.unpack_from("!H", body, 2)[0]
         given = attributes(body[4:])
         _, hook = struct.unpack_from("!HB", given[1])
@@ -153,6 +164,7 @@ class Log:
             seen = Seen(Hook(hook), enters, leaves, given.get(9, b""), mark, prefix, group)
             if not _by_kernel(seen):
                 found.append(seen)
+    return found
 
 
 def _by_kernel(seen: Seen) -> bool:

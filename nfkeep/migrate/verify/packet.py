@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 import attrs
 
 from nfkeep.migrate.verify import wire
@@ -72,6 +70,11 @@ class Packet:
         towards = f", routed to {self.leaves}" if self.leaves else ", to the host itself"
         return f"{describe(self.bytes)} {where}{towards}"
 
+    @property
+    def is_multicast(self) -> bool:
+        """Whether it is for a group."""
+        return self.bytes[16] >> 4 == 14 if self.family is Family.IPV4 else self.bytes[24] == 255
+
     def reply(self) -> Packet:
         """The answer of the other end, on the way back."""
         from_here = self.enters is None
@@ -113,8 +116,3 @@ class Packet:
 
 
 _REPLIES = {(wire.ICMP, 8): 0, (wire.ICMP, 13): 14, (wire.ICMP, 17): 18, (wire.ICMPV6, 128): 129}
-
-
-def is_multicast(address: str) -> bool:
-    """Whether it is a group's address."""
-    return ipaddress.ip_address(address).is_multicast

@@ -30,6 +30,16 @@ def describe(data: bytes) -> str:
     return _ipv4(data) if data[0] >> 4 == 4 else _ipv6(data)
 
 
+def transport_of(data: bytes) -> tuple[int, int]:
+    """The protocol of a packet's transport header, and where it begins."""
+    if data[0] >> 4 == 4:
+        return data[9], (data[0] & 15) * 4
+    following, at = data[6], 40
+    while following in (*_HEADERS, wire.FRAGMENT) and at + 8 <= len(data):
+        following, at = data[at], at + (8 if following == wire.FRAGMENT else (data[at + 1] + 1) * 8)
+    return following, at
+
+
 def _ipv4(data: bytes) -> str:
     _, tos, length, _, offset, ttl, protocol, _ = struct.unpack_from("!BBHHHBBH", data)
     size = (data[0] & 15) * 4

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import os
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -36,7 +38,9 @@ class Loading:
     def __init__(self, side: str, namespace: Namespace, command: list[str], text: str) -> None:
         self._side = side
         pipe = subprocess.PIPE
-        self._process = namespace.popen(command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe)
+        self._process = namespace.popen(
+            command, stdin=pipe, stdout=subprocess.DEVNULL, stderr=pipe, env={**os.environ, **_own_lock()}
+        )
         self._text = text
         if len(text) < 4096:  # fits into the pipe: the tool can begin while the other one is started
             assert self._process.stdin is not None
@@ -55,6 +59,13 @@ class Loading:
             raise Refused(self._side, " ".join(said.split()))
 
 
+@functools.cache
+def _own_lock() -> dict[str, str]:
+    """A lock that the host's own iptables does not wait for: it says nothing about these namespaces."""
+    number = os.memfd_create("xtables.lock")
+    return {"XTABLES_LOCKFILE": f"/proc/{os.getpid()}/fd/{number}"}
+
+
 def load_legacy(namespace: Namespace, family: Family, text: str, leftover: set[str]) -> Loading:
     """Begin to load iptables-save text; the tables in `leftover` that are not in it are emptied."""
     here = {line.strip()[1:].strip() for line in text.splitlines() if line.strip().startswith("*")}
@@ -63,7 +74,7 @@ def load_legacy(namespace: Namespace, family: Family, text: str, leftover: set[s
         chains = "".join(f":{chain} ACCEPT [0:0]\n" for chain in BASE_CHAINS[table])
         parts.append(f"*{table}\n{chains}COMMIT\n")
     leftover |= here
-    command = [_RESTORE[family], "-w"] + (["-c"] if "\n[" in text or text.startswith("[") else [])
+    command = [_RESTORE[family], "-w", "60"] + (["-c"] if "\n[" in text or text.startswith("[") else [])
     return Loading("iptables", namespace, command, "".join(parts))
 
 

@@ -72,7 +72,8 @@ class _Explainer:
 
     def explain(self, difference: Difference) -> Mismatch:
         """The mismatch for a difference."""
-        told = str(difference.packet), str(difference.legacy), str(difference.nft)
+        legacy, nft = (said.partition(":")[2].strip() for said in difference.told())
+        told = str(difference.packet), legacy, nft
         if self._translate is None:
             if not self._left:
                 return Mismatch(*told)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nfkeep.migrate.verify import wire
+from nfkeep.model import Family
 
 if TYPE_CHECKING:
     from nfkeep.migrate.verify.packet import Packet
@@ -17,6 +18,7 @@ STATES = {
     "reply": {"ESTABLISHED"},
     "related": {"RELATED"},
     "invalid": {"INVALID"},
+    "busy": {"ESTABLISHED"},
 }
 """Names of sequences, and the states of --ctstate that their last packets are in."""
 
@@ -40,7 +42,14 @@ def sequence(packet: Packet, state: str) -> tuple[Packet, ...]:
             return (attrs.evolve(packet, flags=wire.SYN | wire.FIN),)
         if packet.protocol in (wire.ICMP, wire.ICMPV6):
             return (attrs.evolve(packet, icmp_type=0 if packet.protocol == wire.ICMP else 129),)
-        return (attrs.evolve(packet, transport=packet.bytes[-12:]),)
+        if packet.protocol == wire.UDP and not packet.extensions and not packet.ip_options:  # a wrong checksum
+            head = 20 if packet.family is Family.IPV4 else 40
+            inner = packet.bytes[head:]
+            return (attrs.evolve(packet, transport=inner[:6] + bytes([inner[6] ^ 1]) + inner[7:]),)
+        return (packet,)
+    if state == "busy":
+        there = attrs.evolve(packet, flags=wire.ACK) if tcp else packet
+        return (*sequence(packet, "established"), *((there.reply(), there) * 4))
     return (packet,)
 
 

@@ -5,7 +5,7 @@ Checksums are right unless a packet is cut short. Numbers of protocols and heade
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 import struct
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from nfkeep.migrate.verify.packet import Packet
 
 ICMP, TCP, UDP, DCCP, GRE, ESP, AH, ICMPV6, SCTP, UDPLITE = 1, 6, 17, 33, 47, 50, 51, 58, 132, 136
+IPCOMP, MOBILITY = 108, 135
 HOP_BY_HOP, ROUTING, FRAGMENT, NO_NEXT, DESTINATION = 0, 43, 44, 59, 60
 FIN, SYN, RST, PSH, ACK, URG, ECE, CWR = (1 << bit for bit in range(8))
 WITH_PORTS = frozenset({TCP, UDP, DCCP, SCTP, UDPLITE})
@@ -43,7 +44,8 @@ def crc32c(data: bytes) -> int:
 
 def build(packet: Packet) -> bytes:
     """The packet from its IP header on."""
-    source, destination = (ipaddress.ip_address(each).packed for each in (packet.source, packet.destination))
+    kind = socket.AF_INET if packet.family is Family.IPV4 else socket.AF_INET6
+    source, destination = socket.inet_pton(kind, packet.source), socket.inet_pton(kind, packet.destination)
     inner = packet.transport if packet.transport is not None else _transport(packet, source, destination)
     if packet.cut is not None:
         inner = inner[: packet.cut]
@@ -135,6 +137,8 @@ def _transport(packet: Packet, source: bytes, destination: bytes) -> bytes:
         return struct.pack("!II", packet.spi, 1) + bytes(16)
     if packet.protocol == AH:
         return bytes([NO_NEXT]) + authentication_header(packet.spi, packet.family)
+    if packet.protocol == IPCOMP:
+        return struct.pack("!BBH", UDP, 0, packet.spi & 0xFFFF) + data
     if packet.protocol == GRE:
         return struct.pack("!HH", 0, 0x0800) + data
     return data

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from nfkeep.migrate.verify.fields import addresses, connections, headers, meta, payloads, ports, transports
+from nfkeep.migrate.verify.fields import addresses, connections, headers, meta, payloads, ports, repeats, transports
 from nfkeep.migrate.verify.fields.choices import Choices, Setting, choices_for
 
 __all__ = ["Choices", "Setting", "choices_for"]
 
-_KNOWN = (addresses, connections, headers, meta, payloads, ports, transports)  # each fills the register by being there
+_KNOWN = (
+    addresses,
+    connections,
+    headers,
+    meta,
+    payloads,
+    ports,
+    repeats,
+    transports,
+)
+"""Each fills the register by being there."""

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from nfkeep.model import Family, Hook
 
 Fields: TypeAlias = "Mapping[str, object]"
-"""Fields of a Packet to change, and beside them `state` (see connections.py) and `size` (of the IP packet, bytes)."""
+"""Fields of a Packet to change, and beside them `state` (see sequences.py), `size` (of the IP packet, in bytes), and
+`repeat` (how many packets that differ only in ports that nobody asks for)."""
 
 
 @attrs.frozen(slots=True)
@@ -30,11 +31,19 @@ class Choices:
 
 @attrs.frozen(slots=True)
 class Setting:
-    """Where the option stands: its family, the hook its packets come through, the protocol that the rule asks for."""
+    """Where the option stands: its family, the hook its packets come through, the protocol that the rule asks for.
+
+    `conditions` are all of the rule, this one included.
+    """
 
     family: Family
     hook: Hook
     protocol: int | None
+    conditions: tuple[Word, ...] = ()
+
+    def option(self, match: str, name: str, otherwise: str) -> str:
+        """The value of an option of the rule."""
+        return next((word.value for word in self.conditions if (word.match, word.name) == (match, name)), otherwise)
 
 
 _register: dict[tuple[str, str], Callable[[Word, Setting], Choices]] = {}

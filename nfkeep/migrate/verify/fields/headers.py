@@ -150,7 +150,19 @@ def routing(word: Word, setting: Setting) -> Choices:
     return Choices(tuple(holds), (*kinds, {"extensions": ()}))
 
 
-@generates("--srh-next-hdr", "--srh-hdr-len-eq", "--srh-segs-left-eq", "--srh-last-entry-eq", "--srh-tag")
+_SRH: tuple[str, ...] = (
+    "next-hdr",
+    "hdr-len-eq",
+    "hdr-len-gt",
+    "hdr-len-lt",
+    "segs-left-eq",
+    "segs-left-gt",
+    "segs-left-lt",
+)
+_SRH += ("segs-left-lt", "last-entry-eq", "last-entry-gt", "last-entry-lt", "tag", "psid", "nsid", "lsid")
+
+
+@generates(*(f"--srh-{name}" for name in _SRH))
 def segments(word: Word, setting: Setting) -> Choices:
     """Segment routing headers with one to three segments, and each one's values moved by one."""
     value = int(word.value) if word.value.isdigit() else 0

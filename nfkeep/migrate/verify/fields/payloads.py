@@ -19,7 +19,10 @@ def string(word: Word, setting: Setting) -> Choices:
     if word.name == "--hex-string":
         parts = re.split(rb"\|([^|]*)\|", text)
         text = b"".join(bytes.fromhex(part.decode()) if number % 2 else part for number, part in enumerate(parts))
-    return Choices(
-        ({"payload": text + b"...."}, {"payload": bytes(40) + text}, {"payload": bytes(200) + text}),
-        ({"payload": text.swapcase() + b"...."}, {"payload": text[:-1]}, {"payload": bytes(64)}),
-    )
+    low, high = (int(setting.option("string", name, "0")) for name in ("--from", "--to"))
+    ends = {edge + by for edge in (low, high, high - len(text)) for by in (-1, 0, 1)}
+    # Offsets are counted from the IP header; how long the headers are depends on the rule.
+    placed = [bytes(at - head) + text + b"." for at in sorted(ends) for head in (28, 40, 48, 60) if head <= at < 1300]
+    holds = [text + b"....", bytes(40) + text, bytes(200) + text]
+    fails = [text.swapcase() + b"....", text[:-1], bytes(64), *placed]
+    return Choices(tuple({"payload": each} for each in holds), tuple({"payload": each} for each in fails))

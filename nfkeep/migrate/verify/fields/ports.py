@@ -27,6 +27,8 @@ PROTOCOLS = {
     "ipv6-crypt": wire.ESP,
     "sctp": wire.SCTP,
     "udplite": wire.UDPLITE,
+    "ipcomp": wire.IPCOMP,
+    "mobility-header": wire.MOBILITY,
 }
 
 

@@ -189,6 +189,26 @@ def _behind_ah(value: int) -> dict[str, object]:
     return {"extensions": ((wire.AH, wire.authentication_header(value, Family.IPV6)),)}
 
 
+@generates("--ipcompspi")
+def ipcomp_spi(word: Word, setting: Setting) -> Choices:
+    """The ends of the range and their neighbours, in 16 bits."""
+    return each("spi", around(*number_range(word.value, 0xFFFF), 0xFFFF))
+
+
+@generates("--mh-type")
+def mobility_type(word: Word, setting: Setting) -> Choices:
+    """Types at the ends and beside them."""
+    names = ["brr", "hoti", "coti", "hot", "cot", "bu", "ba", "be"]
+    text = word.value.lower()
+    low, high = (names.index(text),) * 2 if text in names else number_range(text, 255)
+    holds, fails = ([_mobility(kind) for kind in kinds] for kinds in around(low, high, 255))
+    return Choices(tuple(holds), tuple(fails))
+
+
+def _mobility(kind: int) -> dict[str, object]:
+    return {"transport": struct.pack("!BBBBHH", wire.NO_NEXT, 0, kind, 0, 0, 0)}
+
+
 @generates("--ahlen")
 def ah_length(word: Word, setting: Setting) -> Choices:
     """A header of the length that is common here."""
