@@ -30,18 +30,9 @@ _FIELDS = {
     "--ctreplsrcport": "ct reply proto-src",
     "--ctrepldstport": "ct reply proto-dst",
 }
-_NUMBERS = {
-    "1": "icmp",
-    "6": "tcp",
-    "17": "udp",
-    "33": "dccp",
-    "47": "gre",
-    "58": "icmpv6",
-    "132": "sctp",
-    "136": "udplite",
-}
+_NAMES = {"1": "icmp", "6": "tcp", "17": "udp", "33": "dccp", "58": "icmpv6", "132": "sctp", "136": "udplite"}
 _WITH_PORTS = ("tcp", "udp", "udplite", "sctp", "dccp")
-_GRE = "gre"
+_GRE = "47"
 
 
 @attrs.frozen(slots=True)
@@ -65,21 +56,27 @@ class _Ports:
         return Test(self.field, (text,), self.negated)
 
 
+def flow_protocol(value: str) -> str:
+    """The protocol of an entry, by its name where nft's table of protocols has one."""
+    name = protocol_name(value)
+    return _NAMES.get(name, name)
+
+
 def port_ways(options: Sequence[Option], protocol: Option | None, context: Context) -> tuple[tuple[Simple, ...], ...]:
-    """The ways in which the ports of an entry are as all these options want them."""
+    """The ways in which the ports of an entry are as these options want them, and its protocol as `protocol` does."""
     asked = [_Ports(_FIELDS[each.name], *number_range(each.value, _MOST), each.negated) for each in options]
     if any(each.never() for each in asked):
         return (TRACKED_NEVER,)
     asked = [each for each in asked if not each.always()]
+    known = _known(protocol, context)
     if not asked:
-        return ((HAS_ENTRY,),)
+        return ((Test("ct protocol", (known,)) if known else HAS_ENTRY,),)
     with_ports = (*_WITH_PORTS, "icmpv6" if context.v6 else "icmp")
     others_too = all(each.of_zero() for each in asked)
-    known = _known(protocol, context)
     if known == _GRE:
         raise Lost("nft cannot compare the call ids of GRE", "PPTP's connections are RELATED; ask for that")
     if known is not None and known not in with_ports:
-        return ((HAS_ENTRY,),) if others_too else (TRACKED_NEVER,)
+        return ((Test("ct protocol", (known,)),),) if others_too else (TRACKED_NEVER,)
     protocols = with_ports if known is None else (known,)
     ways: list[tuple[Simple, ...]] = [
         (Test("ct protocol", (each,)), *(ports.test() for ports in asked)) for each in protocols
@@ -98,10 +95,8 @@ def port_ways(options: Sequence[Option], protocol: Option | None, context: Conte
 def _known(protocol: Option | None, context: Context) -> str | None:
     """The only protocol that it can be: a packet's own, but for ICMP's errors, is that of its entry."""
     if protocol is not None and not protocol.negated:
-        name = protocol_name(protocol.value)
-        return _NUMBERS.get(name, name)
+        return flow_protocol(protocol.value)
     if context.protocol in (None, "all", "0"):
         return None
-    name = protocol_name(context.protocol or "")
-    name = _NUMBERS.get(name, name)
+    name = flow_protocol(context.protocol or "")
     return None if name.startswith("icmp") else name

@@ -32,19 +32,26 @@ def states_of(value: str) -> tuple[str, ...]:
     return tuple(name.lower() for name in listed(value, (*_STATES, *_STATUS)) if name in _STATES)
 
 
+def state_tests(value: str) -> tuple[Test, ...]:
+    """Tests of which one has to hold. SNAT and DNAT are bits of the connection's status."""
+    names = listed(value, (*_STATES, *_STATUS))
+    states = tuple(name.lower() for name in names if name in _STATES)
+    bits = [_STATUS[name] for name in names if name in _STATUS]
+    tests = [Test("ct state", states)] if states else []
+    if len(bits) > 1:
+        tests.append(Test(f"ct status & ({'|'.join(bits)})", ("0",), negated=True))
+    elif bits:
+        tests.append(Test(f"ct status & {bits[0]}", (bits[0],)))
+    return tuple(tests)
+
+
 def state_parts(value: str, *, negated: bool = False) -> tuple[Part, ...]:
-    """Whether the packet has one of the states `value` lists; SNAT and DNAT are bits of the connection's status.
+    """Whether the packet has one of the states `value` lists.
 
     A packet without an entry has the state INVALID, or UNTRACKED (conntrack_mt() in xt_conntrack.c; nft_ct.c alike).
     """
-    names = listed(value, (*_STATES, *_STATUS))
-    states = states_of(value)
-    ways = [(Test("ct state", states),)] if states else []
-    bits = [_STATUS[name] for name in names if name in _STATUS]
-    if len(bits) > 1:
-        ways.append((Test(f"ct status & ({'|'.join(bits)})", ("0",), negated=True),))
-    elif bits:
-        ways.append((Test(f"ct status & {bits[0]}", (bits[0],)),))
-    if len(ways) == 1 and states:
-        return (Test("ct state", states, negated),)
-    return (NoneOf(tuple(ways)) if negated else AnyOf(tuple(ways)),)
+    tests = state_tests(value)
+    if len(tests) == 1 and tests[0].left == "ct state":
+        return (Test("ct state", tests[0].values, negated),)
+    ways = tuple((test,) for test in tests)
+    return (NoneOf(ways) if negated else AnyOf(ways),)

@@ -11,11 +11,10 @@ import itertools
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.entries import HAS_ENTRY, NO_ENTRY, TRACKED_NEVER
-from nfkeep.migrate.flow_ports import port_ways
-from nfkeep.migrate.head import protocol_name
+from nfkeep.migrate.flow_ports import flow_protocol, port_ways
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import NEVER, AnyOf, Test
-from nfkeep.migrate.states import listed, state_parts, states_of
+from nfkeep.migrate.states import listed, state_parts, state_tests, states_of
 from nfkeep.migrate.values import address_test, number_range
 
 if TYPE_CHECKING:
@@ -55,10 +54,12 @@ _Ways = tuple[tuple["Simple", ...], ...]
 def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     """One test for each option, but for packets without an entry."""
     ports = tuple(option for option in match.options if option.name.endswith("port"))
-    plain = [option for option in match.options if option not in ports and option.name != "--ctstate"]
+    protocol = match.option("--ctproto")
+    elsewhere = ["--ctstate", *(["--ctproto"] if ports and protocol and not protocol.negated else [])]
+    plain = [option for option in match.options if option not in ports and option.name not in elsewhere]
     conditions = [_ways(option, context) for option in plain]
     if ports:
-        conditions.append(port_ways(ports, match.option("--ctproto"), context))
+        conditions.append(port_ways(ports, protocol, context))
     state = match.option("--ctstate")
     if state is None:
         if not conditions:
@@ -74,14 +75,11 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
 
 def _with_entry(state: Option) -> _Ways:
     """The state of a packet that has an entry, so that no test of it breaks off."""
-    parts = state_parts(state.value, negated=state.negated)
-    if all(isinstance(part, Test) for part in parts):
-        return (parts,)  # type: ignore[return-value]
-    (choice,) = parts
-    if isinstance(choice, AnyOf):
-        return choice.ways
-    tests = [test for way in choice.ways for test in way]  # type: ignore[union-attr]
-    return (tuple(Test(test.left, test.values, not test.negated) for test in tests),)  # type: ignore[union-attr]
+    tests = []
+    for test in state_tests(state.value):
+        if values := tuple(value for value in test.values if value not in NO_ENTRY):
+            tests.append(Test(test.left, values, test.negated != state.negated))
+    return (tuple(tests),) if state.negated else tuple((test,) for test in tests)
 
 
 def _ways(option: Option, context: Context) -> _Ways:
@@ -90,7 +88,7 @@ def _ways(option: Option, context: Context) -> _Ways:
         left = f"ct {direction} {context.ip} {side}"
         return _closed(address_test(left, option.value, v6=context.v6, negated=option.negated))
     if option.name == "--ctproto":
-        return ((Test("ct protocol", (protocol_name(option.value),), option.negated),),)
+        return ((Test("ct protocol", (flow_protocol(option.value),), option.negated),),)
     if option.name == "--ctdir":
         return ((Test("ct direction", (_DIRECTIONS[option.value.upper()][option.negated],)),),)
     if option.name == "--ctexpire":

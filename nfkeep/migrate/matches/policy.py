@@ -1,6 +1,8 @@
 """`-m policy`: IPsec (policy_mt() in xt_policy.c).
 
-nft knows of each association its address, SPI and reqid (nft_xfrm.c), by its place: `spnum`, up to XFRM_MAX_DEPTH.
+nft knows of each association the addresses of its tunnel and its reqid (nft_xfrm.c), by its place: `spnum`, up to
+XFRM_MAX_DEPTH. The SPI, too; but iptables (libxt_policy.c) hands its own over in the byte order of the host, and the
+kernel compares it with the one on the wire.
 """
 
 from __future__ import annotations
@@ -75,9 +77,10 @@ def _tests(element: Sequence[Option], direction: str, number: int, context: Cont
     tunnel = any(each.name == "--mode" and each.value == "tunnel" and not each.negated for each in element)
     tests: list[Simple] = []
     for option in element:
-        if option.name in ("--reqid", "--spi"):
-            value = number_range(option.value, _MOST)[0]
-            tests.append(Test(f"{left} {option.name[2:]}", (str(value),), option.negated))
+        if option.name == "--spi":
+            raise Lost("iptables compares the octets of an SPI backwards, so it asks for another one", "use the reqid")
+        if option.name == "--reqid":
+            tests.append(Test(f"{left} reqid", (str(number_range(option.value, _MOST)[0]),), option.negated))
         elif option.name in ("--tunnel-src", "--tunnel-dst"):
             if not tunnel:
                 raise Lost("nft compares the addresses of tunnels only", "add --mode tunnel")
@@ -85,5 +88,5 @@ def _tests(element: Sequence[Option], direction: str, number: int, context: Cont
             found = address_test(f"{left} {context.ip} {side}", option.value, v6=context.v6, negated=option.negated)
             tests += [each for each in found if isinstance(each, Test)]
     if not tests:
-        raise Lost("nft does not know the protocol and the mode of IPsec", "ask for the reqid or the SPI")
+        raise Lost("nft does not know the protocol and the mode of IPsec", "ask for the reqid")
     return tests
