@@ -75,6 +75,7 @@ class Context:
     builtin chains from which packets get to the rule, `siblings` all rules of its chain, `parts` what its head and its
     matches became (for targets). `comment` is what the nft rule will have for people. `tracked` is what has to be done
     to the rule's packets in a chain of its own, behind conntrack.
+    `defragmented`: the rules see no fragments of packets, as conntrack is in use.
     """
 
     family: Family
@@ -89,6 +90,8 @@ class Context:
     siblings: tuple[SourceRule, ...] = ()
     parts: tuple[Part, ...] = ()
     tracked: list[Simple] = attrs.Factory(list)
+    defragmented: bool = False
+    general: list[Loss] = attrs.Factory(list)
 
     @property
     def v6(self) -> bool:
@@ -113,5 +116,12 @@ class Context:
 
     def approximate(self, part: object, reason: str, advice: str = "") -> None:
         """Admit that what is translated is not quite equal: the error goes into `reason`."""
+        self.losses.append(self._approximated(part, reason, advice))
+
+    def approximate_in_general(self, part: object, reason: str, advice: str = "") -> None:
+        """Admit what holds for every rule of this kind: it is said once in a translation, at the first of them."""
+        self.general.append(self._approximated(part, reason, advice))
+
+    def _approximated(self, part: object, reason: str, advice: str) -> Loss:
         source = self.rule.source
-        self.losses.append(Loss(source.line, source.text, str(part), reason, advice, Fidelity.APPROXIMATED))
+        return Loss(source.line, source.text, str(part), reason, advice, Fidelity.APPROXIMATED)

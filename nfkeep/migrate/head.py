@@ -19,7 +19,11 @@ _ANY_PROTOCOL = frozenset({"all", "0"})
 _INTERFACES = {"-i": "iifname", "-o": "oifname"}
 
 # Where iptables' name of a protocol (xtables_chain_protos in libxtables, /etc/protocols) is not nft's.
-_PROTOCOLS = {"icmp6": "icmpv6", "ipv6-icmp": "icmpv6"}
+_PROTOCOLS = {
+    "icmp6": "icmpv6", "ipv6-icmp": "icmpv6", "ipcomp": "comp", "mobility-header": "135", "ipv6-mh": "135", "mh": "135",
+    "1": "icmp", "6": "tcp", "17": "udp", "33": "dccp", "50": "esp", "51": "ah", "58": "icmpv6", "108": "comp",
+    "132": "sctp", "136": "udplite",
+}  # fmt: skip
 _KNOWN_TO_NFT = frozenset({"tcp", "udp", "udplite", "icmp", "icmpv6", "esp", "ah", "sctp", "dccp", "comp"})
 
 
@@ -54,6 +58,8 @@ def _part(option: Option, context: Context) -> tuple[Part, ...]:
     if name == "-p":
         if option.value in _ANY_PROTOCOL:
             return (NEVER,) if negated else ()
+        if context.v6 and protocol_name(option.value) == "ah":  # ip6_packet_match() looks behind it
+            return () if negated else (NEVER,)
         return (protocol_test(option.value, v6=context.v6, negated=negated),)
     return (Test("ip frag-off & 0x1fff", ("0",), negated=not negated),)  # -f: what is not the first fragment
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from typing import TYPE_CHECKING
+import re
+from typing import TYPE_CHECKING, TypeVar
 
 import attrs
 
@@ -124,7 +125,7 @@ def _all_ways(parts: Sequence[Part]) -> list[tuple[Simple, ...]]:
         choices.append(part.ways if isinstance(part, AnyOf) else ((part,),))
     if math.prod(map(len, choices)) > _MOST_WAYS:
         return []
-    ways = [tuple(itertools.chain(*way)) for way in itertools.product(*choices)]
+    ways = [_apart(tuple(itertools.chain(*way))) for way in itertools.product(*choices)]
     return ways if all(isinstance(each, Test) for way in ways for each in way) else []
 
 
@@ -164,7 +165,7 @@ def _fork(
 def tidied(parts: Sequence[Part]) -> tuple[Part, ...]:
     """The same parts with simple choices written as sets, and without what others imply."""
     simple = tuple(part for each in parts for part in _simplified(each))
-    return tuple(part for n, part in enumerate(simple) if not _implied(part, simple[n + 1 :]))
+    return _apart(tuple(part for n, part in enumerate(simple) if not _implied(part, simple[n + 1 :])))
 
 
 def _simplified(part: Part) -> tuple[Part, ...]:
@@ -185,6 +186,31 @@ def _simplified(part: Part) -> tuple[Part, ...]:
             values = dict.fromkeys(value for each in tests for value in each.values)  # type: ignore[union-attr]
             return (Test(tests[0].left, tuple(values)),)  # type: ignore[union-attr]
     return (part,)
+
+
+_NUMBER = re.compile(r"\d+|0x[\da-f]+")
+_P = TypeVar("_P", bound="Part")
+
+
+def _apart(parts: tuple[_P, ...]) -> tuple[_P, ...]:
+    """The same parts, with no two that nft would wrongly put together.
+
+    nft (1.0.6 at least: payload_do_merge() in rule.c) makes one comparison of two neighbouring fields of a header, also
+    where both are to differ, and then it is enough that one of them does. Ranges it leaves alone.
+    """
+    apart: list[_P] = []
+    unequal = False
+    for part in parts:
+        if isinstance(part, Test) and part.negated and len(part.values) == 1:
+            value = part.values[0]
+            divided = unequal and "&" not in part.left and _NUMBER.fullmatch(value)
+            apart.append(attrs.evolve(part, values=(f"{value}-{value}",)) if divided else part)
+            unequal = True
+        elif isinstance(part, (AnyOf, NoneOf)):
+            apart.append(attrs.evolve(part, ways=tuple(map(_apart, part.ways))))
+        else:
+            apart.append(part)
+    return tuple(apart)
 
 
 _PROTOCOL = frozenset({"ip protocol", "meta l4proto"})

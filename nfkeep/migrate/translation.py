@@ -9,6 +9,7 @@ import attrs
 from nfkeep.keep.report import Fidelity
 from nfkeep.migrate import names
 from nfkeep.migrate.context import Context, Objects
+from nfkeep.migrate.fragments import uses_conntrack
 from nfkeep.migrate.head import head_parts
 from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
@@ -23,7 +24,7 @@ from nfkeep.migrate.source import Source, SourceChain, SourceRule, SourceTable, 
 from nfkeep.model import Counters, Family, Hook
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from nfkeep.migrate.parts import Part
     from nfkeep.migrate.placement import Place
@@ -58,8 +59,9 @@ def translate(save_text: str, family: Family = Family.IPV4, *, optimize: bool = 
     `# LOST`. Raises InvalidRuleError, which names the line, for text that iptables-restore would refuse.
     """
     source = read_source(save_text, family)
+    whole = _Whole(source, uses_conntrack(source))
     losses = [Loss(number, "", f"table {name}", *_LEFT_OUT) for number, name in source.left_out]
-    tables = [_table(place, source, losses) for place in place_tables(source)]
+    tables = [_table(place, whole, losses) for place in place_tables(source)]
     if optimize:
         for chain in (chain for table in tables for chain in table.chains):
             chain.lines = optimized(chain.lines)
@@ -68,40 +70,68 @@ def translate(save_text: str, family: Family = Family.IPV4, *, optimize: bool = 
     return Translation(script_text(tables, remarks), tuple(losses))
 
 
-def _table(place: Place, source: Source, losses: list[Loss]) -> NftTable:
+@attrs.frozen(slots=True)
+class _Whole:
+    """What concerns all tables; `admitted`: part and reason of each loss that need not be said again."""
+
+    source: Source
+    defragmented: bool
+    admitted: set[tuple[str, str]] = attrs.Factory(set)
+
+
+@attrs.frozen(slots=True)
+class _Target:
+    """The nft table that is being written; `without`: the lines of rules that cannot be in it, and why."""
+
+    place: Place
+    whole: _Whole
+    without: Mapping[int, Lost]
+    objects: Objects = attrs.Factory(Objects)
+    chains: _NftChains = attrs.Factory(lambda: _NftChains())
+    admitted: set[tuple[str, str]] = attrs.Factory(set)
+
+    def new(self, losses: Sequence[Loss]) -> list[Loss]:
+        """Those that were not admitted before."""
+        keys = {(loss.part, loss.reason): loss for loss in losses}
+        found = [loss for key, loss in keys.items() if key not in self.whole.admitted | self.admitted]
+        self.admitted.update(keys)
+        return found
+
+
+def _table(place: Place, whole: _Whole, losses: list[Loss]) -> NftTable:
     """The table with all rules but those that would nest deeper than nft can."""
     too_deep: dict[int, Lost] = {}
     while True:
-        objects, chains, lost = Objects(), _NftChains(), []
-        for table in place.tables:
-            lost += _fill(place, table, source, objects, chains, too_deep)
-        deeper = too_deep_lines(chains.all())
+        target = _Target(place, whole, too_deep)
+        found = [loss for table in place.tables for loss in _fill(target, table)]
+        deeper = too_deep_lines(target.chains.all())
         if not deeper:
-            losses += lost
-            name = "ip6" if source.family is Family.IPV6 else "ip"
-            return NftTable(name, place.name, tuple(t.name for t in place.tables), objects.all(), chains.all())
+            break
         too_deep |= dict.fromkeys(deeper, _TOO_DEEP)
+    losses += found
+    whole.admitted.update(target.admitted)
+    name = "ip6" if whole.source.family is Family.IPV6 else "ip"
+    origins = tuple(table.name for table in place.tables)
+    return NftTable(name, place.name, origins, target.objects.all(), target.chains.all())
 
 
-def _fill(
-    place: Place, table: SourceTable, source: Source, objects: Objects, chains: _NftChains, without: Mapping[int, Lost]
-) -> list[Loss]:
+def _fill(target: _Target, table: SourceTable) -> list[Loss]:
     losses: list[Loss] = []
-    own = {chain.name: chains.named(place.chain_name(table, chain)) for chain in table.chains}
-    everywhere = frozenset(chain.name for each in source.tables for chain in each.chains) | set(Hook.__members__)
+    own = {chain.name: target.chains.named(target.place.chain_name(table, chain)) for chain in table.chains}
+    everywhere = {chain.name for each in target.whole.source.tables for chain in each.chains} | set(Hook.__members__)
     user_chains = frozenset(c.name for c in table.chains if c.policy is None and target_translator(c.name) is None)
-    reachable, reached = Chains(user_chains, everywhere - user_chains), reaching(table)
+    reachable, reached = Chains(user_chains, frozenset(everywhere - user_chains)), reaching(table)
     for chain in table.chains:
-        target = own[chain.name]
-        target.base = base_line(table, chain) if chain.policy is not None else ""
-        if target.name != chain.name:
-            target.origin = f"iptables: table {table.name}, chain {chain.name}"
+        nft_chain = own[chain.name]
+        nft_chain.base = base_line(table, chain) if chain.policy is not None else ""
+        if nft_chain.name != chain.name:
+            nft_chain.origin = f"iptables: table {table.name}, chain {chain.name}"
         if chain.assumed:
             losses.append(Loss(chain.line, "", f"chain {chain.name}", *_ASSUMED, Fidelity.APPROXIMATED))
-        layout = Layout(target, chains.fresh)
-        where = _Where(source.family, table, chain, reachable, own, objects, chains, reached[chain.name])
+        layout = Layout(nft_chain, target.chains.fresh)
+        where = _Where(target, table, chain, reachable, own, reached[chain.name])
         for rule in chain.rules:
-            losses += _rule(rule, where, layout, without.get(rule.line))
+            losses += _rule(rule, where, layout)
         if chain.policy is not None:
             _end(chain, layout)
     return losses
@@ -109,14 +139,19 @@ def _fill(
 
 @attrs.frozen(slots=True)
 class _Where:
-    family: Family
+    """Where rules are: the chain, and whence packets come to it."""
+
+    target: _Target
     table: SourceTable
     chain: SourceChain
     chains: Chains
     names: dict[str, Chain]
-    objects: Objects
-    nft_chains: _NftChains
     hooks: frozenset[str]
+
+    @property
+    def family(self) -> Family:
+        """The source's."""
+        return self.target.whole.source.family
 
     def context(self, parsed: ParsedRule) -> Context:
         """What the translators of a rule here get to know."""
@@ -126,9 +161,10 @@ class _Where:
             self.chain.name,
             self.chain.policy,
             parsed,
-            self.objects,
+            self.target.objects,
             hooks=self.hooks,
             siblings=self.chain.rules,
+            defragmented=self.target.whole.defragmented,
         )
 
 
@@ -160,29 +196,35 @@ class _NftChains:
         return tuple(self._all.values())
 
 
-def _rule(rule: SourceRule, where: _Where, layout: Layout, lost: Lost | None) -> list[Loss]:
+def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
+    lost = where.target.without.get(rule.line)
     if lost is None:
-        known = len(where.objects)
+        objects, known = where.target.objects, len(where.target.objects)
         try:
             for parsed in readings(rule, where.family, where.chains):
                 try:
                     parts, action, context = _translated(parsed, where)
                 except Lost as error:
                     lost = error
-                    where.objects.keep(known)
+                    objects.keep(known)
                     continue
-                for loss in context.losses:
+                losses = [*context.losses, *where.target.new(context.general)]
+                for loss in losses:
                     layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
                 layout.add(parts, action, rule.line)
                 if context.tracked:
-                    behind = where.nft_chains.tracked(where.names[where.chain.name], tracked_line(where.chain))
-                    Layout(behind, where.nft_chains.fresh).add(parts, Action(tuple(context.tracked)), rule.line)
-                return context.losses
+                    _behind_conntrack(where).add(parts, Action(tuple(context.tracked)), rule.line)
+                return losses
         except Lost as error:
             lost = lost or error
     assert lost is not None, "a rule has a reading, or no translation"
     layout.chain.remark(f"LOST line {rule.line}: {rule.text}: {lost.reason}")
     return [Loss(rule.line, rule.text, lost.part or "rule", lost.reason, lost.advice)]
+
+
+def _behind_conntrack(where: _Where) -> Layout:
+    chains = where.target.chains
+    return Layout(chains.tracked(where.names[where.chain.name], tracked_line(where.chain)), chains.fresh)
 
 
 def _translated(parsed: ParsedRule, where: _Where) -> tuple[list[Part], Action, Context]:

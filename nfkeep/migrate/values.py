@@ -9,6 +9,8 @@ from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import NEVER, Test
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from nfkeep.migrate.parts import Part
 
 
@@ -51,6 +53,17 @@ def number_range(value: str, most: int, separator: str = ":") -> tuple[int, int]
     return low, high
 
 
+def merged(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Ranges in order, each number in one of them only, as nft wants a set to be; what is upside down is empty."""
+    found: list[tuple[int, int]] = []
+    for low, high in sorted(each for each in ranges if each[0] <= each[1]):
+        if found and low <= found[-1][1]:
+            found[-1] = (found[-1][0], max(high, found[-1][1]))
+        else:
+            found.append((low, high))
+    return tuple(found)
+
+
 def range_test(left: str, low: int, high: int, most: int, *, negated: bool = False) -> Test | None:
     """Whether a number is within low..high; None if there is nothing to test, as every number is.
 
@@ -59,6 +72,15 @@ def range_test(left: str, low: int, high: int, most: int, *, negated: bool = Fal
     if low == 0 and high == most:
         return None
     return Test(left, (str(low) if low == high else f"{low}-{high}",), negated)
+
+
+def header_range(left: str, low: int, high: int, most: int, *, negated: bool = False) -> tuple[Part, ...]:
+    """Whether a number in a header is within low..high. All numbers are still a condition: there has to be a header."""
+    if low > high:
+        low, high, negated = 0, most, not negated
+    if low == 0 and high == most:
+        return (NEVER,) if negated else (Test(left, (f"0-{most}",)),)
+    return (Test(left, (str(low) if low == high else f"{low}-{high}",), negated),)
 
 
 def masked_test(left: str, value: str, *, bits: int = 32, negated: bool = False) -> tuple[Part, ...]:

@@ -8,7 +8,7 @@ from corpus import Line, extension_file, extension_files, needs_corpus
 
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.translate import Translation, translate
+from nfkeep.migrate import Translation, translate
 
 OUTPUT = ("filter", "OUTPUT")
 PREROUTING = ("mangle", "PREROUTING")

@@ -1,0 +1,55 @@
+"""Fragments: iptables' matches of transport headers look into first ones only (`par->fragoff` in xt_tcpudp.c, …).
+
+nft does so too where it reads the header the slow way (nft_payload_eval() in nft_payload.c); the fast way takes later
+fragments for headers (nft_payload_fast_eval() in nf_tables_core.c). With conntrack there are none: nf_defrag_ipv4 and
+nf_defrag_ipv6 put packets together before any table sees them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nfkeep.migrate.parts import NoneOf, Test
+from nfkeep.migrate.source import rules_of
+
+if TYPE_CHECKING:
+    from nfkeep.migrate.context import Context
+    from nfkeep.migrate.parts import Part
+    from nfkeep.migrate.source import Source
+
+# What needs conntrack in iptables (nf_ct_netns_get() when the rule is checked), and as an expression of nft too.
+_NEED_CONNTRACK = {
+    "-m": {"conntrack", "state", "connmark", "connbytes", "connlabel", "connlimit", "helper"},
+    "-j": {"CT", "CONNMARK", "SNAT", "DNAT", "MASQUERADE", "REDIRECT", "NETMAP"},
+}
+_SMALLEST = 8
+"""Bytes that the first fragment of a packet has at least."""
+
+
+def uses_conntrack(source: Source) -> bool:
+    """Whether a rule has the kernel follow connections."""
+    return any(
+        word in _NEED_CONNTRACK and following in _NEED_CONNTRACK[word]
+        for _, _, rule in rules_of(source)
+        for word, following in zip(rule.words, rule.words[1:], strict=False)
+    )
+
+
+def first_fragment(context: Context, header: int) -> tuple[Part, ...]:
+    """That a packet is no later fragment; `header` is how many bytes the match wants to see at least."""
+    if context.defragmented:
+        return ()
+    if header > _SMALLEST:
+        _admit(context)
+    if context.v6:
+        return (NoneOf(((Test("frag frag-off", ("0",), negated=True),),)),)
+    return (Test("ip frag-off & 0x1fff", ("0",)),)
+
+
+def _admit(context: Context) -> None:
+    second = "" if context.v6 else ", and TCP's that begin 8 bytes behind its start,"
+    context.approximate_in_general(
+        "fragments",
+        f"first fragments too short for the header{second} are dropped by iptables; here they only do not match",
+        "use conntrack, which puts packets together, or drop fragments",
+    )
