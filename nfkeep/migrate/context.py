@@ -9,6 +9,7 @@ import attrs
 from nfkeep.keep.report import Fidelity
 from nfkeep.migrate.loss import Loss, Lost
 from nfkeep.migrate.names import identifier
+from nfkeep.migrate.survey import Survey
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
@@ -42,7 +43,15 @@ class Objects:
 
     def fresh(self, name: str) -> str:
         """A name that nothing has yet, made from this one."""
-        return next(each for each in _numbered(name) if identifier(each) not in self._all)
+        return next(each for each in _numbered(name) if not self.known(each))
+
+    def known(self, name: str) -> bool:
+        """Whether something of this name is declared."""
+        return identifier(name) in self._all
+
+    def forget_but(self, present: tuple[Declaration, ...]) -> None:
+        """Undeclare what is not in `present`: it was for a rule that could not be translated."""
+        self._all = {each.name: each for each in present}
 
     def all(self) -> tuple[Declaration, ...]:
         """Everything that was declared."""
@@ -62,7 +71,7 @@ class Context:
     """The rule that is being translated, and where it stands.
 
     `table` and `chain` are iptables' names; `policy` is that of the chain, None for a user chain. `comment` is what the
-    nft rule will have for people.
+    nft rule will have for people. `survey` knows the other rules, and the sets of ipset.
     """
 
     family: Family
@@ -71,6 +80,7 @@ class Context:
     policy: str | None
     rule: ParsedRule
     objects: Objects
+    survey: Survey = attrs.Factory(Survey)
     losses: list[Loss] = attrs.Factory(list)
     comment: str = ""
 

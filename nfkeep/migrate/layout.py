@@ -78,9 +78,12 @@ class Layout:
                 body.add(row, source)
             action = Action((*action.statements, Statement(f"jump {body.name}")))
         if NEVER in ready:
-            self.chain.remark("no packet matches this rule:")
-            self.chain.remark(f"  line {source}")
-            return
+            ready = ready[: ready.index(NEVER)]
+            if not any(map(_acts, ready)):
+                self.chain.remark("no packet matches this rule:")
+                self.chain.remark(f"  line {source}")
+                return
+            action = Action(())  # what comes first, as a list of recent that is added to, happens all the same
         if all(isinstance(part, (Test, Statement)) for part in ready):
             self.chain.add((*ready, *action.statements), source)  # type: ignore[arg-type]
         elif action.leaves:
@@ -96,6 +99,13 @@ class Layout:
         _fork(here, parts, action, source, "goto", self._helper, rest)
         here.add((Statement(f"goto {rest.name}"),))
         self.chain = rest
+
+
+def _acts(part: Part) -> bool:
+    """Whether it may do more than look at the packet."""
+    if isinstance(part, (AnyOf, NoneOf)):
+        return any(isinstance(each, Statement) for way in part.ways for each in way)
+    return isinstance(part, Statement)
 
 
 def _fork(
@@ -120,6 +130,8 @@ def _fork(
         behind = helper()
         for way in choice.ways:
             inner.add((*way, Statement(f"goto {behind.name}")), source)
+        if choice.otherwise:
+            inner.add((Statement(choice.otherwise),), source)
     else:
         behind = inner
         out = Statement("return" if rest is None else f"goto {rest.name}")
@@ -146,6 +158,8 @@ def _simplified(part: Part) -> tuple[Part, ...]:
         return (part,) if part.ways else ()
     if () in part.ways:
         return ()
+    if part.otherwise:
+        return (part,)
     if len(part.ways) == 1:
         return part.ways[0]
     tests = [way[0] for way in part.ways if len(way) == 1]

@@ -46,9 +46,14 @@ Simple: TypeAlias = "Test | Statement"
 
 @attrs.frozen(slots=True)
 class AnyOf:
-    """At least one of these ways is open; each is a sequence that has to hold whole. No way at all: never."""
+    """At least one of these ways is open; each is a sequence that has to hold whole. No way at all: never.
+
+    `otherwise` is a verdict, as "drop", for packets that find no way: then the rule does not just not match, as when a
+    match of iptables drops the packet by itself (`hotdrop`).
+    """
 
     ways: tuple[tuple[Simple, ...], ...]
+    otherwise: str = ""
 
 
 @attrs.frozen(slots=True)

@@ -9,6 +9,7 @@ import attrs
 from nfkeep.migrate import names
 from nfkeep.migrate.context import Context, Objects
 from nfkeep.migrate.head import head_parts
+from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
 from nfkeep.migrate.parts import Rows, Statement
@@ -16,6 +17,7 @@ from nfkeep.migrate.placement import base_line, place_tables
 from nfkeep.migrate.rule import VERDICTS, ParsedRule, match_translator, parse_rule, target_translator
 from nfkeep.migrate.script import NftTable, script_text
 from nfkeep.migrate.source import SourceChain, SourceRule, SourceTable, read_source
+from nfkeep.migrate.survey import Survey
 from nfkeep.model import Counters, Family
 
 if TYPE_CHECKING:
@@ -36,21 +38,26 @@ class Translation:
         return not self.losses
 
 
-def translate(save_text: str, family: Family = Family.IPV4) -> Translation:
+def translate(save_text: str, family: Family = Family.IPV4, *, ipsets: str = "") -> Translation:
     """The nft script for iptables-save (or ip6tables-save) text of either variant; loads with `nft -f`.
+
+    `ipsets` is what `ipset save` prints; only sets that rules use become sets of nft.
 
     Needs no kernel and no rights. A rule that nft cannot express is in `losses`, and in its place the script has a line
     `# LOST`. Raises InvalidRuleError, which names the line, for text that iptables-restore would refuse.
     """
     source = read_source(save_text, family)
     losses: list[Loss] = []
-    tables = [_table(place, family, losses) for place in place_tables(source)]
+    survey = Survey(source, read_ipsets(ipsets))
+    together = {name: each.members for name, each in survey.ipsets.items()}
+    tables = [_table(place, survey, losses) for place in place_tables(source, together)]
     remarks = ["Translated from the rules of iptables; load it with: nft -f FILE"]
     losses.sort(key=lambda loss: loss.line)
     return Translation(script_text(tables, remarks), tuple(losses))
 
 
-def _table(place: Place, family: Family, losses: list[Loss]) -> NftTable:
+def _table(place: Place, survey: Survey, losses: list[Loss]) -> NftTable:
+    family = survey.source.family
     objects, chains = Objects(), _Chains()
     for table in place.tables:
         own = {chain.name: chains.named(place.chain_name(table, chain)) for chain in table.chains}
@@ -62,7 +69,7 @@ def _table(place: Place, family: Family, losses: list[Loss]) -> NftTable:
                 target.origin = f"iptables: table {table.name}, chain {chain.name}"
             layout = Layout(target, chains.fresh)
             for rule in chain.rules:
-                losses += _rule(rule, _Where(family, table, chain, user_chains, own, objects), layout)
+                losses += _rule(rule, _Where(survey, table, chain, user_chains, own, objects), layout)
             if chain.policy is not None:
                 _end(chain, layout)
     name = "ip6" if family is Family.IPV6 else "ip"
@@ -71,7 +78,7 @@ def _table(place: Place, family: Family, losses: list[Loss]) -> NftTable:
 
 @attrs.frozen(slots=True)
 class _Where:
-    family: Family
+    survey: Survey
     table: SourceTable
     chain: SourceChain
     user_chains: frozenset[str]
@@ -100,12 +107,14 @@ class _Chains:
 
 
 def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
+    present = where.objects.all()
     try:
-        parsed = parse_rule(rule, where.family, where.user_chains)
-        context = Context(where.family, where.table.name, where.chain.name, where.chain.policy, parsed, where.objects)
+        parsed = parse_rule(rule, where.survey.source.family, where.user_chains)
+        context = _context(parsed, where)
         parts = (*head_parts(context), *_match_parts(parsed, context))
         action = _action(parsed, context, where)
     except Lost as lost:
+        where.objects.forget_but(present)
         loss = Loss(rule.line, rule.text, lost.part or "rule", lost.reason, lost.advice)
         layout.chain.remark(f"LOST line {rule.line}: {rule.text}: {lost.reason}")
         return [loss]
@@ -113,6 +122,11 @@ def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
         layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
     layout.add(parts, action, rule.line)
     return context.losses
+
+
+def _context(parsed: ParsedRule, where: _Where) -> Context:
+    family, table, chain = where.survey.source.family, where.table.name, where.chain
+    return Context(family, table, chain.name, chain.policy, parsed, where.objects, where.survey)
 
 
 def _match_parts(parsed: ParsedRule, context: Context) -> list[Part]:
