@@ -9,6 +9,7 @@ import attrs
 from nfkeep.keep.report import Fidelity
 from nfkeep.migrate.loss import Loss, Lost
 from nfkeep.migrate.names import identifier
+from nfkeep.migrate.survey import Survey
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ class Objects:
 
     def fresh(self, name: str) -> str:
         """A name that nothing has yet, made from this one."""
-        return next(each for each in _numbered(name) if identifier(each) not in self._all)
+        return next(each for each in _numbered(name) if not self.known(each))
+
+    def known(self, name: str) -> bool:
+        """Whether something of this name is declared."""
+        return identifier(name) in self._all
 
     def keep(self, number: int) -> None:
         """Forget all but the first so many, which a rule has declared that is not translated after all."""
@@ -76,6 +81,7 @@ class Context:
     matches became (for targets). `comment` is what the nft rule will have for people. `tracked` is what has to be done
     to the rule's packets in a chain of its own, behind conntrack.
     `defragmented`: the rules see no fragments of packets, as conntrack is in use.
+    `survey` knows the other rules, and the sets of ipset.
     """
 
     family: Family
@@ -84,6 +90,7 @@ class Context:
     policy: str | None
     rule: ParsedRule
     objects: Objects
+    survey: Survey = attrs.Factory(Survey)
     losses: list[Loss] = attrs.Factory(list)
     comment: str = ""
     hooks: frozenset[str] = frozenset()

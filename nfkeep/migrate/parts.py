@@ -26,7 +26,10 @@ class Test:
     negated: bool = False
 
     def __str__(self) -> str:
-        right = self.values[0] if len(self.values) == 1 else f"{{ {', '.join(self.values)} }}"
+        if self.left == "ct state":  # bits: nft looks for any of them, without a set
+            right = ",".join(self.values)
+        else:
+            right = self.values[0] if len(self.values) == 1 else f"{{ {', '.join(self.values)} }}"
         operator = "!= " if self.negated else "== " if "&" in self.left else ""
         return f"{self.left} {operator}{right}"
 
@@ -46,9 +49,14 @@ Simple: TypeAlias = "Test | Statement"
 
 @attrs.frozen(slots=True)
 class AnyOf:
-    """At least one of these ways is open; each is a sequence that has to hold whole. No way at all: never."""
+    """At least one of these ways is open; each is a sequence that has to hold whole. No way at all: never.
+
+    `otherwise` is a verdict, as "drop", for packets that find no way: then the rule does not just not match, as when a
+    match of iptables drops the packet by itself (`hotdrop`).
+    """
 
     ways: tuple[tuple[Simple, ...], ...]
+    otherwise: str = ""
 
 
 @attrs.frozen(slots=True)

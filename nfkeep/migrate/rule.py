@@ -131,6 +131,11 @@ class Chains:
     others: frozenset[str] = frozenset()
 
 
+def parse_rule(rule: SourceRule, family: Family, chains: Chains) -> ParsedRule:
+    """The first of its `readings`."""
+    return next(readings(rule, family, chains))
+
+
 def readings(rule: SourceRule, family: Family, chains: Chains) -> Iterator[ParsedRule]:
     """The rule as it stands, if it looks as iptables-save prints it; and then as libxtables prints it, if that differs.
 

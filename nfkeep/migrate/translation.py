@@ -11,6 +11,7 @@ from nfkeep.migrate import names
 from nfkeep.migrate.context import Context, Objects
 from nfkeep.migrate.fragments import uses_conntrack
 from nfkeep.migrate.head import head_parts
+from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
 from nfkeep.migrate.nesting import DEEPEST, too_deep_lines
@@ -21,6 +22,7 @@ from nfkeep.migrate.reach import reaching
 from nfkeep.migrate.rule import VERDICTS, Chains, ParsedRule, match_translator, readings, target_translator
 from nfkeep.migrate.script import NftTable, script_text
 from nfkeep.migrate.source import Source, SourceChain, SourceRule, SourceTable, read_source
+from nfkeep.migrate.survey import Survey
 from nfkeep.model import Counters, Family, Hook
 
 if TYPE_CHECKING:
@@ -50,18 +52,21 @@ class Translation:
         return not self.losses
 
 
-def translate(save_text: str, family: Family = Family.IPV4, *, optimize: bool = False) -> Translation:
+def translate(save_text: str, family: Family = Family.IPV4, *, ipsets: str = "", optimize: bool = False) -> Translation:
     """The nft script for iptables-save (or ip6tables-save) text of either variant; loads with `nft -f`.
 
+    `ipsets` is what `ipset save` prints; only sets that rules use become sets of nft.
     With `optimize`, neighbours that differ in one value become one rule with a set (see nfkeep.migrate.optimize).
 
     Needs no kernel and no rights. A rule that nft cannot express is in `losses`, and in its place the script has a line
     `# LOST`. Raises InvalidRuleError, which names the line, for text that iptables-restore would refuse.
     """
     source = read_source(save_text, family)
-    whole = _Whole(source, uses_conntrack(source))
+    survey = Survey(source, read_ipsets(ipsets))
+    whole = _Whole(source, survey, uses_conntrack(source))
+    members = {name: each.members for name, each in survey.ipsets.items()}
     losses = [Loss(number, "", f"table {name}", *_LEFT_OUT) for number, name in source.left_out]
-    tables = [_table(place, whole, losses) for place in place_tables(source)]
+    tables = [_table(place, whole, losses) for place in place_tables(source, members)]
     if optimize:
         for chain in (chain for table in tables for chain in table.chains):
             chain.lines = optimized(chain.lines)
@@ -75,6 +80,7 @@ class _Whole:
     """What concerns all tables; `admitted`: part and reason of each loss that need not be said again."""
 
     source: Source
+    survey: Survey
     defragmented: bool
     admitted: set[tuple[str, str]] = attrs.Factory(set)
 
@@ -162,6 +168,7 @@ class _Where:
             self.chain.policy,
             parsed,
             self.target.objects,
+            self.target.whole.survey,
             hooks=self.hooks,
             siblings=self.chain.rules,
             defragmented=self.target.whole.defragmented,
