@@ -12,6 +12,10 @@ from typing import TypeAlias
 import attrs
 
 
+_BITS = "ct state"
+"""One bit of it is set, always; a test of several is one operation then. Thousands of sets would load very slowly."""
+
+
 @attrs.frozen(slots=True)
 class Test:
     """`left` is one of `values`, or with `negated` none of them.
@@ -26,10 +30,9 @@ class Test:
     negated: bool = False
 
     def __str__(self) -> str:
-        if self.left == "ct state":  # bits: nft looks for any of them, without a set
-            right = ",".join(self.values)
-        else:
-            right = self.values[0] if len(self.values) == 1 else f"{{ {', '.join(self.values)} }}"
+        if self.left == _BITS and len(self.values) > 1:
+            return f"{_BITS} & ({'|'.join(self.values)}) == 0" if self.negated else f"{_BITS} {','.join(self.values)}"
+        right = self.values[0] if len(self.values) == 1 else f"{{ {', '.join(self.values)} }}"
         operator = "!= " if self.negated else "== " if "&" in self.left else ""
         return f"{self.left} {operator}{right}"
 

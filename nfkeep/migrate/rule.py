@@ -147,7 +147,12 @@ def readings(rule: SourceRule, family: Family, chains: Chains) -> Iterator[Parse
         yield _placed(rule, rule.words, chains, once=True)
     except _OtherForm as error:
         unknown = str(error)
-    words = _printed(rule, family)
+    try:
+        words = _printed(rule, family)
+    except InvalidRuleError:
+        if unknown:
+            raise
+        return  # names that only the host knows where the rule comes from: realms, labels, users
     if words == rule.words and not unknown:
         return
     try:

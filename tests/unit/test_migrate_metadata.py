@@ -28,8 +28,8 @@ def conditions(translation: Translation) -> tuple[str, ...]:
 
 
 EXACT = {
-    "-m conntrack --ctstate RELATED,ESTABLISHED": ("ct state { related, established }",),
-    "-m conntrack --ctstate est,n": ("ct state { established, new }",),
+    "-m conntrack --ctstate RELATED,ESTABLISHED": ("ct state related,established",),
+    "-m conntrack --ctstate est,n": ("ct state established,new",),
     "-m conntrack --ctstate SNAT,DNAT": ("ct status & (snat|dnat) != 0",),
     "-m conntrack ! --ctstate NEW,SNAT": (
         "jump INPUT-rule1",
@@ -40,7 +40,7 @@ EXACT = {
     "-m conntrack --ctstate INVALID --ctproto 6": ("ct state invalid",),
     "-m conntrack ! --ctstate NEW,SNAT --ctproto 6": (
         "jump INPUT-rule1",
-        "ct state { invalid, untracked } goto INPUT-rule2",
+        "ct state invalid,untracked goto INPUT-rule2",
         "ct state != new ct status & snat != snat ct protocol tcp goto INPUT-rule2",
         "",
     ),
@@ -50,17 +50,17 @@ EXACT = {
     "-m conntrack --ctproto 6 ! --ctorigdstport 80": ("ct protocol tcp ct original proto-dst != 80",),
     "-p udp -m conntrack --ctreplsrcport 1:9": ("ip protocol udp ct protocol udp ct reply proto-src 1-9",),
     "-m conntrack --ctproto 17 --ctorigdstport 0:65535": ("ct protocol udp",),
-    "-m conntrack --ctproto 17 ! --ctorigdstport 0:65535": ("ct state != { invalid, untracked } meta length 0",),
-    "-m conntrack --ctproto 50 --ctorigdstport 0:9": ("ct protocol 50",),
-    "-m conntrack --ctproto 50 --ctorigdstport 9": ("ct state != { invalid, untracked } meta length 0",),
-    "-m conntrack --ctstatus NONE": ("ct state != { invalid, untracked } meta length 0",),
-    "-m conntrack ! --ctstatus NONE": ("ct state != { invalid, untracked }",),
+    "-m conntrack --ctproto 17 ! --ctorigdstport 0:65535": ("ct state & (invalid|untracked) == 0 meta length 0",),
+    "-m conntrack --ctproto 50 --ctorigdstport 0:9": ("ct protocol esp",),
+    "-m conntrack --ctproto 50 --ctorigdstport 9": ("ct state & (invalid|untracked) == 0 meta length 0",),
+    "-m conntrack --ctstatus NONE": ("ct state & (invalid|untracked) == 0 meta length 0",),
+    "-m conntrack ! --ctstatus NONE": ("ct state & (invalid|untracked) == 0",),
     "-m conntrack ! --ctstatus ASSURED,CONFIRMED": ("ct status & (assured|confirmed) == 0",),
     "-m conntrack --ctexpire 5:10 --ctdir REPLY": ("ct expiration 5s-10s999ms ct direction reply",),
     "-m conntrack ! --ctexpire 7:4294967295": ("ct expiration < 7s",),
     "-m connmark ! --mark 0x1/0x3": ("ct mark & 0x3 != 0x1",),
-    "-m connmark --mark 0x0/0x0": ("ct state != { invalid, untracked }",),
-    "-m connmark --mark 0x1/0x0": ("ct state != { invalid, untracked } meta length 0",),
+    "-m connmark --mark 0x0/0x0": ("ct state & (invalid|untracked) == 0",),
+    "-m connmark --mark 0x1/0x0": ("ct state & (invalid|untracked) == 0 meta length 0",),
     "-m connbytes --connbytes 10 --connbytes-mode bytes --connbytes-dir both": ("ct bytes 10-18446744073709551615",),
     "-m connbytes --connbytes 0:9 --connbytes-mode packets --connbytes-dir reply": (
         "ct packets != 0 ct reply packets 0-9",

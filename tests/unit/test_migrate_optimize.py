@@ -14,6 +14,8 @@ def rules(*lines: str, optimize: bool = True) -> list[str]:
     return [line.strip() for line in script.partition("\tchain x {\n")[2].partition("\t}")[0].splitlines()]
 
 
+TRACKING = "-A x -m conntrack --ctstate ESTABLISHED"  # so that there are no fragments to think of
+
 JOINED = {
     "addresses": (
         ["-A x -s 192.0.2.1/32 -j DROP", "-A x -s 192.0.2.9/32 -j DROP", "-A x -s 198.51.100.0/24 -j DROP"],
@@ -24,8 +26,8 @@ JOINED = {
         ["ip saddr 192.0.2.0/24 counter drop"],
     ),
     "ports that overlap": (
-        ["-A x -p tcp -m tcp --dport 80:90 -j RETURN", "-A x -p tcp -m tcp --dport 85:100 -j RETURN"],
-        ["tcp dport 80-100 counter return"],
+        ["-A x -p tcp -m tcp --dport 80:90 -j RETURN", "-A x -p tcp -m tcp --dport 85:100 -j RETURN", TRACKING],
+        ["tcp dport 80-100 counter return", "ct state established counter"],
     ),
     "interfaces": (
         ["-A x -i eth0 -j ACCEPT", "-A x -i eth1 -j ACCEPT"],

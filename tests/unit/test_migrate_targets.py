@@ -154,9 +154,9 @@ SEVERAL = {
         "mangle", "INPUT -j CONNMARK --save-mark --nfmask 0x3 --ctmask 0x3",
         [
             "counter jump INPUT-rule1",
-            "ct state != { invalid, untracked } ct mark set ct mark & 0xfffffffc",
-            "ct state != { invalid, untracked } meta mark & 0x1 == 0x1 ct mark set ct mark ^ 0x1",
-            "ct state != { invalid, untracked } meta mark & 0x2 == 0x2 ct mark set ct mark ^ 0x2",
+            "ct state & (invalid|untracked) == 0 ct mark set ct mark & 0xfffffffc",
+            "ct state & (invalid|untracked) == 0 meta mark & 0x1 == 0x1 ct mark set ct mark ^ 0x1",
+            "ct state & (invalid|untracked) == 0 meta mark & 0x2 == 0x2 ct mark set ct mark ^ 0x2",
         ],
     ),
     "bits of the type of service": (
@@ -194,7 +194,7 @@ APPROXIMATED = {
     ),
     "trace": ("raw", "OUTPUT -j TRACE", "counter meta nftrace set 1", "by netlink"),
     "segments": (
-        "mangle", "FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1400",
+        "mangle", "FORWARD -p tcp -m state --state NEW -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1400",
         "tcp flags & 0x06 == 0x02 counter tcp option maxseg length 4 tcp option maxseg size set 1400",
         "without the option",
     ),
@@ -284,7 +284,9 @@ def test_lowers_hops_by_a_map() -> None:
 def test_segments_of_packets_that_have_the_option() -> None:
     """The smallest IPv6 segment that `rt mtu` could mean is none: it stands for a route without a limit."""
     (line,) = the_rule(
-        translated("mangle", "FORWARD -p tcp -m tcp --tcp-flags SYN SYN -j TCPMSS --clamp-mss-to-pmtu", V6)
+        translated(
+            "mangle", "FORWARD -p tcp -m state --state NEW -m tcp --tcp-flags SYN SYN -j TCPMSS --clamp-mss-to-pmtu", V6
+        )
     )
     assert line.endswith("tcp option maxseg length 4 rt mtu != 536 tcp option maxseg size set rt mtu")
 
@@ -330,7 +332,7 @@ class TestBehindConntrack:
         """Events are chosen by the packet that begins a connection."""
         found = translated("raw", "PREROUTING -p tcp -j CT --ctevents new,destroy,helper")
         assert chains(found)["PREROUTING-tracked1"] == [
-            "ip protocol tcp ct state { new, related } ct direction original ct event set 0x45"
+            "ip protocol tcp ct state new,related ct direction original ct event set 0x45"
         ]
         assert [loss.fidelity for loss in found.losses] == [Fidelity.APPROXIMATED]
 
