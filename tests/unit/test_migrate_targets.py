@@ -195,7 +195,7 @@ APPROXIMATED = {
     "trace": ("raw", "OUTPUT -j TRACE", "counter meta nftrace set 1", "by netlink"),
     "segments": (
         "mangle", "FORWARD -p tcp -m state --state NEW -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1400",
-        "tcp flags & 0x06 == 0x02 counter tcp option maxseg length 4 tcp option maxseg size set 1400",
+        "ct state new tcp flags & 0x06 == 0x02 counter tcp option maxseg length 4 tcp option maxseg size set 1400",
         "without the option",
     ),
     "ports by their distance": (
