@@ -22,12 +22,13 @@ _FIELDS = {
     **{f"--srh-last-entry-{compare}": "srh last-entry" for compare in ("eq", "gt", "lt")},
 }
 _CONSISTENT = "segments-left"
+_ON_A_LINE = 8
 OPTIONS = {**dict.fromkeys(_FIELDS, 1), "--srh-tag": 1, "--srh-psid": 1, "--srh-nsid": 1, "--srh-lsid": 1}
 
 
 def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     """One test for each option, in a header of type 4 whose segments left are not beyond its last one."""
-    parts = (part for option in match.options for part in _part(option))
+    parts = tuple(part for option in match.options for part in _part(option))
     return (Test("rt type", ("4",)), _consistent(match, context), *parts)
 
 
@@ -41,8 +42,9 @@ def _consistent(match: Extension, context: Context) -> Test:
         return Test("srh last-entry", (f"{octet_range(left)[0]}-{MOST}",))
     if last and not last.negated:
         return Test("rt seg-left", (f"0-{octet_range(last)[0]}",))
-    pairs = ", ".join(f"{number} . {number}-{MOST}" for number in range(MOST)) + f", {MOST} . {MOST}"
-    body = ("typeof rt seg-left . srh last-entry", "flags interval", f"elements = {{ {pairs} }}")
+    pairs = [f"{number} . {number}-{MOST}," for number in range(MOST)] + [f"{MOST} . {MOST}"]
+    elements = (" ".join(pairs[n : n + _ON_A_LINE]) for n in range(0, len(pairs), _ON_A_LINE))
+    body = ("typeof rt seg-left . srh last-entry", "flags interval", "elements = {", *elements, "}")
     return Test("rt seg-left . srh last-entry", (f"@{context.objects.declare('set', _CONSISTENT, body)}",))
 
 
