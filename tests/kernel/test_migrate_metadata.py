@@ -9,7 +9,7 @@ import pytest
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
 from nfkeep.migrate.translate import translate
-from nfkeep.migrate.verify import Harness
+from nfkeep.migrate.verify import Harness, Packet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,6 +79,10 @@ BOTH = {
     """,
 }
 IPV4 = {
+    "mangle PREROUTING": """
+        -m cluster --cluster-local-nodemask 0x00000002 --cluster-total-nodes 2 --cluster-hash-seed 0xfeedcafe
+        -m cluster ! --cluster-local-nodemask 0x00000005 --cluster-total-nodes 5 --cluster-hash-seed 0x00000000
+    """,
     "filter FORWARD": "-m realm ! --realm 0x0",
     "filter INPUT": "-m addrtype ! --src-type BROADCAST,MULTICAST",
 }
@@ -106,3 +110,16 @@ def test_same_fate(family: Family, table: str, chain: str, rule: str, harnesses:
     translation = translate(text, family)
     assert all(loss.fidelity is Fidelity.APPROXIMATED for loss in translation.losses)
     assert harnesses[family].compare(text, translation.script, 40).differences == ()
+
+
+def test_the_same_nodes(harnesses: dict[Family, Harness]) -> None:
+    """Connections from many sources are dealt out alike, and frames to a multicast address are taken alike."""
+    nodes = "--cluster-local-nodemask 0x00000012 --cluster-total-nodes 5 --cluster-hash-seed 0xfeedcafe"
+    text = f"*mangle\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -m cluster {nodes} -j DROP\nCOMMIT\n"
+    packets = [
+        Packet(Family.IPV4, "in0", leaves, f"192.0.2.{number}", "203.0.113.77", sport=number, destination_mac=address)
+        for number in range(1, 40)
+        for leaves in ("out0", None)
+        for address in (None, bytes.fromhex("01005e000001"))
+    ]
+    assert harnesses[Family.IPV4].compare(text, translate(text).script, packets).differences == ()

@@ -162,6 +162,17 @@ def test_what_is_equal_in_other_chains(rule: str) -> None:
     assert (conditions(translation), translation.losses) == (expected, ())
 
 
+def test_a_cluster_takes_frames_for_its_own() -> None:
+    """A frame to a multicast address is made the host's own, whether the rule matches or not."""
+    translation = translated(f"-m cluster ! {NODES}", *PREROUTING)
+    assert conditions(translation) == (
+        "jump PREROUTING-rule1",
+        "meta pkttype multicast ip daddr != 224.0.0.0/4 meta pkttype set host goto PREROUTING-rule2",
+        "meta length != 0 goto PREROUTING-rule2",
+        "jhash ct original ip saddr mod 5 seed 0xfeedcafe != { 0, 2 }",
+    )
+
+
 def test_types_of_ipv6_addresses() -> None:
     """With IPv6 the types of an address itself all have to be true, and of those of its route one."""
     translation = translated("-m addrtype --src-type UNICAST,LOCAL,ANYCAST ! --dst-type MULTICAST", family=Family.IPV6)
@@ -199,6 +210,7 @@ class Admission:
 
 
 NEARLY = Fidelity.APPROXIMATED
+NODES = "--cluster-local-nodemask 0x00000005 --cluster-total-nodes 5 --cluster-hash-seed 0xfeedcafe"
 ADMITTED = [
     Admission("-m conntrack --ctorigdstport 80", "call ids", NEARLY),
     Admission("-m conntrack --ctproto 47 --ctorigdstport 80", "call ids"),
@@ -228,6 +240,10 @@ ADMITTED = [
     Admission("-m ipvs --ipvs", "virtual servers"),
     Admission("-m rateest --rateest RE1 --rateest-lt --rateest-pps 5", "rates"),
     Admission("-m physdev --physdev-in lo", "ports"),
+    Admission(f"-m cluster {NODES}", "master", NEARLY, "mangle", "FORWARD"),
+    Admission(f"-m cluster {NODES}", "first 32 bits", Fidelity.LOST, "mangle", "FORWARD", Family.IPV6),
+    Admission(f"-m cluster {NODES}", "PREROUTING"),
+    Admission("-m helper --helper ftp*", "the helper"),
 ]
 
 
