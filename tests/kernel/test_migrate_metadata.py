@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +12,7 @@ from nfkeep import Family
 from nfkeep.keep.report import Fidelity
 from nfkeep.migrate.translate import translate
 from nfkeep.migrate.verify import Harness, Packet
+from nfkeep.namespaces import Namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -123,3 +126,16 @@ def test_the_same_nodes(harnesses: dict[Family, Harness]) -> None:
         for address in (None, bytes.fromhex("01005e000001"))
     ]
     assert harnesses[Family.IPV4].compare(text, translate(text).script, packets).differences == ()
+
+
+def test_the_clock_is_the_same_for_whoever_loads_it() -> None:
+    """nft makes the same instructions of the script in every time zone."""
+    rules = "-m time --timestart 23:00:00 --timestop 01:00:00 --weekdays Mon --monthdays 1,2 --datestart 2026-01-01"
+    script = translate(f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT {rules} --contiguous\nCOMMIT\n").script
+    with contextlib.closing(Namespace()) as namespace:
+        said = {
+            namespace.run("nft --debug=netlink -c -f -", input=script, env={**os.environ, "TZ": zone}).stdout
+            for zone in ("UTC", "Asia/Tokyo", "America/New_York")
+        }
+    assert len(said) == 1
+    assert "meta load hour" in said.pop()
