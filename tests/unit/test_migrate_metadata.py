@@ -162,6 +162,17 @@ def test_what_is_equal_in_other_chains(rule: str) -> None:
     assert (conditions(translation), translation.losses) == (expected, ())
 
 
+def test_a_cluster_takes_frames_for_its_own() -> None:
+    """A frame to a multicast address is made the host's own, whether the rule matches or not."""
+    translation = translated(f"-m cluster ! {NODES}", *PREROUTING)
+    assert conditions(translation) == (
+        "jump PREROUTING-rule1",
+        "meta pkttype multicast ip daddr != 224.0.0.0/4 meta pkttype set host goto PREROUTING-rule2",
+        "meta length != 0 goto PREROUTING-rule2",
+        "jhash ct original ip saddr mod 5 seed 0xfeedcafe != { 0, 2 }",
+    )
+
+
 def test_types_of_ipv6_addresses() -> None:
     """With IPv6 the types of an address itself all have to be true, and of those of its route one."""
     translation = translated("-m addrtype --src-type UNICAST,LOCAL,ANYCAST ! --dst-type MULTICAST", family=Family.IPV6)
@@ -181,8 +192,8 @@ def test_the_hours_after_midnight() -> None:
 def test_the_days_of_a_month() -> None:
     """They are a set of seconds, up to the last one that iptables knows of."""
     script = translated("-m time --monthdays 31,1").script
-    assert "\t\t\t1738281600-1738454399,\n" in script  # 2025-01-31 and 2025-02-01
-    assert "\t\t\t2143065600-2143151999,\n" not in script  # 2037-11-30
+    assert "\t\t\t1738281600-1738454400,\n" in script  # 2025-01-31 and 2025-02-01
+    assert "\t\t\t2143065600-2143152000,\n" not in script  # 2037-11-30
     assert script.count("-") - 1 > 100
 
 
@@ -199,6 +210,7 @@ class Admission:
 
 
 NEARLY = Fidelity.APPROXIMATED
+NODES = "--cluster-local-nodemask 0x00000005 --cluster-total-nodes 5 --cluster-hash-seed 0xfeedcafe"
 ADMITTED = [
     Admission("-m conntrack --ctorigdstport 80", "call ids", NEARLY),
     Admission("-m conntrack --ctproto 47 --ctorigdstport 80", "call ids"),
@@ -228,6 +240,10 @@ ADMITTED = [
     Admission("-m ipvs --ipvs", "virtual servers"),
     Admission("-m rateest --rateest RE1 --rateest-lt --rateest-pps 5", "rates"),
     Admission("-m physdev --physdev-in lo", "ports"),
+    Admission(f"-m cluster {NODES}", "master", NEARLY, "mangle", "FORWARD"),
+    Admission(f"-m cluster {NODES}", "first 32 bits", Fidelity.LOST, "mangle", "FORWARD", Family.IPV6),
+    Admission(f"-m cluster {NODES}", "PREROUTING"),
+    Admission("-m helper --helper ftp*", "the helper"),
 ]
 
 
