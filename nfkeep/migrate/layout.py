@@ -54,12 +54,13 @@ class Chain:
 class Action:
     """What a rule does in the end: its statements, the last one perhaps a verdict; `leaves`: it returns, or goes.
 
-    `rows` are rules of their own that follow the statements.
+    `rows` are rules of their own that follow the statements; `behind` comes after them, in the rule that leads there.
     """
 
     statements: tuple[Simple, ...]
     leaves: bool = False
     rows: tuple[tuple[Simple | Rows, ...], ...] = ()
+    behind: tuple[Simple, ...] = ()
 
 
 @attrs.define(slots=True)
@@ -74,7 +75,7 @@ class Layout:
         ready = tidied(parts)
         if action.rows:
             body = self._body(action.rows, source)
-            action = Action((*action.statements, Statement(f"jump {body.name}")))
+            action = Action((*action.statements, Statement(f"jump {body.name}"), *action.behind))
         if NEVER in ready:
             self.chain.remark("no packet matches this rule:")
             self.chain.remark(f"  line {source}")

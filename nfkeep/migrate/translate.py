@@ -184,7 +184,7 @@ def _action(parsed: ParsedRule, context: Context, where: _Where) -> Action:
     except (ValueError, KeyError) as error:
         raise Lost(f"its options are not understood ({error})", "", f"-j {target}") from None
     if isinstance(done, Rows):
-        return Action((counted, *remark), rows=done.rows)
+        return Action((counted,), rows=done.rows, behind=tuple(remark))
     return Action((counted, *done, *remark))
 
 
