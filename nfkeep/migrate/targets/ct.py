@@ -75,8 +75,8 @@ def _events(option: Option, target: Extension, context: Context) -> tuple[Simple
     if not target.option("--expevents"):
         context.approximate(
             f"-j {target}",
-            "iptables holds back the events of expectations too, and chooses none if nobody listened to conntrack when the"
-            " rules were loaded (nf_ct_ecache_ext_add())",
+            "iptables holds back the events of expectations too, and chooses none if nobody listened to conntrack when"
+            " the rules were loaded (nf_ct_ecache_ext_add())",
         )
     new = (Test("ct state", ("new", "related")), Test("ct direction", ("original",)))
     return (*new, Statement(f"ct event set {mask:#x}"))
