@@ -178,6 +178,10 @@ SEVERAL = {
             "drop",
         ],
     ),
+    "what has a comment": (
+        "mangle", 'INPUT -m comment --comment "a b" -j TTL --ttl-dec 255',
+        ['counter jump INPUT-rule1 comment "a b"', "ip ttl 0-255 goto INPUT-rule2", "ip ttl 0-255 ip ttl set 0 return"],
+    ),
     "ports behind a choice": (
         "nat", "PREROUTING -p tcp -m conntrack ! --ctstate DNAT -j DNAT --to-destination 192.0.2.1:80",
         [

@@ -73,6 +73,10 @@ def _events(option: Option, target: Extension, context: Context) -> tuple[Simple
     """For what begins a connection only: iptables' template is of no use to a later packet (init_conntrack())."""
     mask = sum(1 << _EVENTS.index(name) for name in option.value.split(","))
     if not target.option("--expevents"):
-        context.approximate(f"-j {target}", "events of expectations are told as well; iptables holds them back")
+        context.approximate(
+            f"-j {target}",
+            "iptables holds back the events of expectations too, and chooses none if nobody listened to conntrack when"
+            " the rules were loaded (nf_ct_ecache_ext_add())",
+        )
     new = (Test("ct state", ("new", "related")), Test("ct direction", ("original",)))
     return (*new, Statement(f"ct event set {mask:#x}"))
