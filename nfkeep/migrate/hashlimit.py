@@ -63,7 +63,9 @@ class Asked:
     def of(cls, match: Extension, bits: int) -> Asked:
         """Read the options of a match, for addresses of so many bits."""
         if match.option("--hashlimit-rate-match", "--hashlimit-rate-interval"):
-            raise Lost("nft does not measure rates in intervals", "leave --hashlimit-rate-match out: a limit has a burst")
+            raise Lost(
+                "nft does not measure rates in intervals", "leave --hashlimit-rate-match out: a limit has a burst"
+            )
         option, name = match.option("--hashlimit-above", "--hashlimit-upto"), match.option("--hashlimit-name")
         if option is None or name is None:
             raise Lost("--hashlimit-upto or --hashlimit-above and --hashlimit-name are needed")
@@ -138,7 +140,9 @@ def key_of(limit: Limit, ip: str, ports: tuple[str, str]) -> str:
 def type_of(limit: Limit, ip: str) -> str:
     """The same as the type of a set."""
     address = "ipv6_addr" if ip == "ip6" else "ipv4_addr"
-    return " . ".join("inet_service" if "port" in field else address for field in _fields(limit, ip, ("sport", "dport")))
+    return " . ".join(
+        "inet_service" if "port" in field else address for field in _fields(limit, ip, ("sport", "dport"))
+    )
 
 
 def _fields(limit: Limit, ip: str, ports: tuple[str, str]) -> list[str]:

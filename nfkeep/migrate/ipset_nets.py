@@ -57,7 +57,12 @@ def pieces(networks: Sequence[Network], *, nomatch: bool = False) -> list[Piece]
         alone = len(covering) == 1 and (covering[0].first, covering[0].last) == (first, last)
         piece = Piece(first, last, outcome, covering[0].element if alone else None)
         before = found[-1] if found else None
-        if before and before.element is piece.element is None and before.last + 1 == first and before.timeout == outcome:
+        if (
+            before
+            and before.element is piece.element is None
+            and before.last + 1 == first
+            and before.timeout == outcome
+        ):
             found[-1] = Piece(before.first, last, outcome, None)
         else:
             found.append(piece)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from nfkeep.migrate.rule import Extension
 
 OPTIONS = {
-    "--connlimit-upto": 1, "--connlimit-above": 1, "--connlimit-mask": 1, "--connlimit-saddr": 0, "--connlimit-daddr": 0,
+    "--connlimit-upto": 1, "--connlimit-above": 1, "--connlimit-mask": 1, "--connlimit-saddr": 0,
+    "--connlimit-daddr": 0,
 }  # fmt: skip
 _SIZE = 262144
 _ZONES = ("--zone", "--zone-orig", "--zone-reply")
@@ -32,12 +33,16 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     side = "daddr" if match.option("--connlimit-daddr") else "saddr"
     key = kind = f"{context.ip} {side}"
     mask = match.option("--connlimit-mask")
-    network = ipaddress.ip_network(f"{'::' if context.v6 else '0.0.0.0'}/{mask.value if mask else 128 if context.v6 else 32}")
+    network = ipaddress.ip_network(
+        f"{'::' if context.v6 else '0.0.0.0'}/{mask.value if mask else 128 if context.v6 else 32}"
+    )
     if network.prefixlen < network.max_prefixlen:
         key = f"{key} & {network.netmask}"
     if context.survey.says(*_ZONES):
         key, kind = f"{key} . ct zone", f"{kind} . ct zone"
-        context.approximate(match, "a packet without a connection is not counted", "count such packets in a rule of their own")
+        context.approximate(
+            match, "a packet without a connection is not counted", "count such packets in a rule of their own"
+        )
     name = context.objects.fresh(f"connlimit-{context.chain}")
     name = context.objects.declare("set", name, (f"typeof {kind}", f"size {_SIZE}", "flags dynamic"))
     return (Statement(f"add @{name} {{ {key} ct count {'over ' if above else ''}{int(over.value)} }}"),)

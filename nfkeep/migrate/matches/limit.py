@@ -38,7 +38,9 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     if cost < 1000:  # there what is rounded down depends on HZ
         written, real = number / unit_seconds(unit), _CREDITS / cost
         if abs(real / written - 1) > 0.001:
-            context.approximate(match, f"the kernel makes {text} {real:.6g}/second where HZ is 250 or 1000; so it is here")
+            context.approximate(
+                match, f"the kernel makes {text} {real:.6g}/second where HZ is 250 or 1000, and so does nft here"
+            )
     burst_text = f"burst {_credits(average * packets) // cost} packets"
     name = context.objects.fresh(f"limit-{context.chain}")
     name = context.objects.declare("limit", name, (f"rate {nft_rate(text, cost / _CREDITS)} {burst_text}",))

@@ -37,7 +37,9 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     silent = match.option("--update-counters", "--update-subcounters")
     if silent and silent.negated and "counters" in ipset.options:
         context.approximate(match, "nft counts every packet that it finds in a set with counters")
-    found = _looked_up(ipset, option.values[1].split(","), context, nomatch=match.option("--return-nomatch") is not None)
+    found = _looked_up(
+        ipset, option.values[1].split(","), context, nomatch=match.option("--return-nomatch") is not None
+    )
     if not option.negated:
         return (AnyOf(tuple(found)),) if found else (NEVER,)
     if len(found) == 1 and len(found[0]) == 1:

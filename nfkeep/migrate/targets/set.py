@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.ipset_nft import declare, inside, ways
+from nfkeep.migrate.ipset_nft import FOR_EVER, declare, inside, ways
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.matches.set import known_set
 from nfkeep.migrate.parts import Rows, Statement
+from nfkeep.migrate.rates import duration
 
 if TYPE_CHECKING:
     from nfkeep.migrate.context import Context
@@ -26,7 +27,9 @@ def translate(target: Extension, context: Context) -> Rows:
     rows: list[tuple[Simple, ...]] = []
     for option in target.options:
         if option.name == "--map-set":
-            raise Lost("sets of nft have no skbmark, skbprio and skbqueue", "use a map: meta mark set ip saddr map @MARKS")
+            raise Lost(
+                "sets of nft have no skbmark, skbprio and skbqueue", "use a map: meta mark set ip saddr map @MARKS"
+            )
         if option.name == "--add-set":
             rows += _rows(option, context, _adding(target, option, context))
         elif option.name == "--del-set":
@@ -46,17 +49,17 @@ def _rows(option: Option, context: Context, statement: str) -> list[tuple[Simple
 def _adding(target: Extension, option: Option, context: Context) -> str:
     ipset = _changeable(option, context)
     given = target.option("--timeout")
-    timeout = int(given.value if given else ipset.options.get("timeout", "0")) if ipset.has_timeouts else 0
-    element = "{{ {key}" + (f" timeout {timeout}s" if timeout else "") + " }}"
-    if target.option("--exist") is None or not ipset.has_timeouts:
-        return "add @{name} " + element
-    if timeout:
-        return "update @{name} " + element
-    return "delete @{name} {{ {key} }} add @{name} " + element  # what is there may have to lose its timeout
+    if not ipset.has_timeouts:
+        return "add @{name} {{ {key} }}"
+    timeout = int(given.value if given else ipset.options["timeout"]) or FOR_EVER
+    verb = "add" if target.option("--exist") is None else "update"
+    return f"{verb} @{{name}} {{{{ {{key}} timeout {duration(timeout)} }}}}"
 
 
 def _changeable(option: Option, context: Context) -> IpSet:
     ipset = known_set(option.values[0], context)
     if ipset.kind == "list:set" or "net" in ipset.fields or ipset.kind == "bitmap:ip,mac":
-        raise Lost(f"nft cannot change sets like {ipset.name} ({ipset.kind}) from a rule", "use a set of addresses: hash:ip")
+        raise Lost(
+            f"nft cannot change sets like {ipset.name} ({ipset.kind}) from a rule", "use a set of addresses: hash:ip"
+        )
     return ipset
