@@ -1,0 +1,204 @@
+"""Two hosts side by side, rules of iptables on one and an nft script on the other, and the same packets through both.
+
+The hosts are made once and go from one pair of rulesets to the next; only a source with a nat table has a pair of its
+own, because a namespace that has seen one tracks connections ever after.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nfkeep.migrate.source import read_source
+from nfkeep.migrate.verify.derive import packets_for
+from nfkeep.migrate.verify.host import Host
+from nfkeep.migrate.verify.observed import table
+from nfkeep.migrate.verify.outcome import Chosen, Outcome, outcome, same_but_for_ports
+from nfkeep.migrate.verify.rulesets import Refused, load_legacy, load_nft, saved
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from nfkeep.migrate.verify.packet import Packet
+    from nfkeep.model import Family
+
+
+@attrs.frozen(slots=True)
+class Difference:
+    """A packet, its number in the sequence, and what either host did. `before`: the sequence as far as this packet."""
+
+    number: int
+    packet: Packet
+    legacy: Outcome
+    nft: Outcome
+    before: tuple[Packet, ...] = attrs.field(repr=False)
+
+    def __str__(self) -> str:
+        return "\n  ".join((str(self.packet), *self.told()))
+
+    def told(self) -> tuple[str, str]:
+        """What either host did, in words; with the bytes where the words are the same."""
+        legacy, nft = str(self.legacy), str(self.nft)
+        if legacy == nft:
+            pairs = zip(self.legacy.seen, self.nft.seen, strict=True)
+            one, other = next(((a, b) for a, b in pairs if a != b), (None, None))
+            return f"iptables: {legacy}: {one}", f"nft:      {nft}: {other}"
+        return f"iptables: {legacy}", f"nft:      {nft}"
+
+
+@attrs.frozen(slots=True)
+class Comparison:
+    """What came of one pair of rulesets: `sent` packets, the differences in their order."""
+
+    sent: int
+    differences: tuple[Difference, ...]
+
+
+@attrs.define(slots=True)
+class _Pair:
+    legacy: Host
+    nft: Host
+    tables: set[str] = attrs.field(factory=set)
+    observer: str = ""
+
+    def close(self) -> None:
+        self.legacy.close()
+        self.nft.close()
+
+
+class Harness:
+    """`with Harness(family) as harness:` keeps the hosts; `compare` any number of pairs of rulesets in between."""
+
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self._pairs: dict[bool, _Pair] = {}
+
+    def __enter__(self) -> Harness:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let the hosts go."""
+        while self._pairs:
+            self._pairs.popitem()[1].close()
+
+    def compare(
+        self,
+        save_text: str,
+        script: str,
+        packets: int | Sequence[Packet] = 50,
+        *,
+        seed: int = 0,
+        first: bool = False,
+        odd: bool = False,
+    ) -> Comparison:
+        """Load both, send the same packets through both, and tell where they differ.
+
+        `packets`: how many to derive from the rules, or the packets themselves; `odd`: derive also those that no nft
+        rule treats as iptables does (see derive.py); `first`: stop at the first difference.
+        A difference counts if it comes again with the rules loaded afresh: limits run by the clock. Raises Refused
+        where a host does not take its rules, InvalidRuleError for what is no iptables-save text.
+        """
+        source = read_source(save_text, self.family)
+        sequence = packets_for(source, packets, seed, odd=odd) if isinstance(packets, int) else list(packets)
+        pair = self._pair(any(each.name == "nat" for each in source.tables), sequence)
+        found = self._run(pair, save_text, script, sequence, first)
+        if found and _BY_THE_CLOCK.search(save_text):
+            again = {each.number for each in self._run(pair, save_text, script, sequence, first)}
+            found = [each for each in found if each.number in again]
+        return Comparison(len(sequence), tuple(found))
+
+    def counted(self, save_text: str, packet: Packet) -> tuple[str, ...]:
+        """The rules of the source, loaded alone, that count the packet: as iptables-save prints them."""
+        source = read_source(save_text, self.family)
+        pair = self._pair(any(each.name == "nat" for each in source.tables), [packet])
+        self._load(pair, save_text, "")
+        before = saved(pair.legacy.namespace, self.family)
+        pair.legacy.send(packet)
+        after = saved(pair.legacy.namespace, self.family)
+        return tuple(
+            line.partition(" ")[2] for line, old in zip(after, before, strict=True) if line != old and line[:1] == "["
+        )
+
+    def _pair(self, nat: bool, sequence: Sequence[Packet]) -> _Pair:
+        pair = self._pairs.get(nat)
+        if pair is None:
+            pair = self._pairs[nat] = _Pair(Host(self.family), Host(self.family))
+        names = {name for packet in sequence for name in (packet.enters, packet.leaves) if name}
+        for host in (pair.legacy, pair.nft):
+            host.add_interfaces(sorted(names))
+        return pair
+
+    def _run(
+        self, pair: _Pair, save_text: str, script: str, sequence: Sequence[Packet], first: bool
+    ) -> list[Difference]:
+        self._load(pair, save_text, script)
+        groups = {int(number) for number in re.findall(r"--nflog-group (\d+)", save_text)}
+        for host in (pair.legacy, pair.nft):
+            host.log.listen(groups)
+            host.begin()
+        found = self._differences(pair, sequence, _chosen_ports(save_text))
+        return list(itertools.islice(found, 1) if first else found)
+
+    def _load(self, pair: _Pair, save_text: str, script: str) -> None:
+        observer = table(self.family, connmark=_CONNMARK.search(save_text) is not None, conditions=_told(save_text))
+        loading = [
+            load_legacy(pair.legacy.namespace, self.family, save_text, pair.tables),
+            load_nft(pair.nft.namespace, script, observer),
+        ]
+        if pair.observer != observer:
+            loading.append(load_nft(pair.legacy.namespace, "", observer))
+        refusals: list[Refused] = []
+        for each in loading:
+            try:
+                each.wait()
+            except Refused as refused:
+                refusals.append(refused)
+        if refusals:
+            raise refusals[0]
+        pair.observer = observer
+
+    def _differences(self, pair: _Pair, sequence: Sequence[Packet], chosen: Chosen | None) -> Iterator[Difference]:
+        for number, packet in enumerate(sequence):
+            logged = pair.legacy.send(packet), pair.nft.send(packet)
+            if logged[0] == logged[1]:  # mostly
+                continue
+            legacy, nft = outcome(pair.legacy, logged[0]), outcome(pair.nft, logged[1])
+            if legacy != nft and not (chosen and same_but_for_ports(legacy, nft, chosen, packet.sport or 0)):
+                yield Difference(number, packet, legacy, nft, tuple(sequence[: number + 1]))
+
+
+_BY_THE_CLOCK = re.compile(r"-m (?:limit|hashlimit|recent|time|rateest|connbytes)\b|--log")
+_CONNMARK = re.compile(r"\b(?:CONNMARK|connmark)\b")
+_ZONE = re.compile(r"-j CT .*--zone(?:-orig|-reply)? (\d\w*)")
+_HELPER = re.compile(r"-j CT .*--helper \"?([\w.-]+)")
+_UNTRACKED = re.compile(r"-j (?:NOTRACK|CT --notrack)\b")
+_CLASS = re.compile(r"--set-class (\S+)")
+
+
+_NAT = re.compile(r"-j (?:SNAT|DNAT|MASQUERADE|REDIRECT|NETMAP)\b")
+_PORTS = re.compile(r"--to-(?:ports \S*?|(?:source|destination) \S*:)(\d+)(?:-(\d+))?(?=\s|$)", re.MULTILINE)
+
+
+def _chosen_ports(save_text: str) -> Chosen | None:
+    """What NAT chooses ports from; None without NAT."""
+    if _NAT.search(save_text) is None:
+        return None
+    ranges = tuple((int(low), int(high or low)) for low, high in _PORTS.findall(save_text))
+    return Chosen(ranges, "--random" in save_text)
+
+
+def _told(save_text: str) -> list[str]:
+    """What else to observe: the classes that the rules give, the zones, the helpers, what is not tracked."""
+    told = [f"meta priority {each}" for each in sorted(set(_CLASS.findall(save_text)))]
+    told += [f"ct zone {int(each, 0)}" for each in sorted(set(_ZONE.findall(save_text)))]
+    told += [f'ct helper "{each}"' for each in sorted(set(_HELPER.findall(save_text)))]
+    return told + (["ct state untracked"] if _UNTRACKED.search(save_text) else [])
