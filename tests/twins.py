@@ -8,10 +8,10 @@ from __future__ import annotations
 import socket
 from types import TracebackType
 
-from nfkeep.migrate.translate import Translation, translate
 from typing_extensions import Self
 
 from nfkeep import Family
+from nfkeep.migrate.translate import Translation, translate
 from nfkeep.namespaces import Namespace
 
 _LEGACY = {Family.IPV4: "iptables-legacy-restore", Family.IPV6: "ip6tables-legacy-restore"}
@@ -22,9 +22,7 @@ _FAMILIES = {Family.IPV4: socket.AF_INET, Family.IPV6: socket.AF_INET6}
 class Twins:
     """Both namespaces; `rules` are those of the table filter, with or without `-A OUTPUT`."""
 
-    def __init__(
-        self, rules: list[str], family: Family = Family.IPV4, *, ipsets: str = "", counted: bool = False
-    ) -> None:
+    def __init__(self, rules: list[str], family: Family = Family.IPV4, *, ipsets: str = "") -> None:
         self._family = family
         self._namespaces = (Namespace(), Namespace())
         self._sockets: dict[tuple[int, str], socket.socket] = {}
@@ -33,7 +31,7 @@ class Twins:
         legacy, nft = self._namespaces
         if ipsets:
             legacy.run(["ipset", "restore"], input=ipsets)
-        legacy.run([_LEGACY[family], *(["-c"] if counted else [])], input=text)
+        legacy.run([_LEGACY[family]], input=text)
         nft.run(["nft", "-f", "-"], input=self.translation.script)
 
     def __enter__(self) -> Self:

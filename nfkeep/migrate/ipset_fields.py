@@ -42,10 +42,11 @@ def networks(text: str, *, v6: bool) -> list[tuple[int, int, int]]:
     """`10.0.0.0/8`, an address, or a range, as first and last address and length of the prefix."""
     first, _, last = text.partition("-")
     if last:
-        found = ipaddress.summarize_address_range(_address(first, v6), _address(last, v6))  # type: ignore[type-var]
+        found: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
+        found += ipaddress.summarize_address_range(_address(first, v6), _address(last, v6))
     else:
         _address(first.partition("/")[0], v6)
-        found = iter([ipaddress.ip_network(first, strict=False)])
+        found = [ipaddress.ip_network(first, strict=False)]
     return [(int(each.network_address), int(each.broadcast_address), each.prefixlen) for each in found]
 
 

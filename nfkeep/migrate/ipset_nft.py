@@ -17,6 +17,7 @@ from nfkeep.migrate.ipset_fields import ICMP, WITH_PORTS, address_text, addresse
 from nfkeep.migrate.ipset_nets import Network, pieces, segments
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import Test
+from nfkeep.migrate.rates import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from nfkeep.migrate.context import Context
     from nfkeep.migrate.ipsets import Element, IpSet
     from nfkeep.migrate.parts import Simple
+    from nfkeep.migrate.rule import Option
 
 TYPES = frozenset(
     """bitmap:ip bitmap:ip,mac bitmap:port hash:ip hash:mac hash:ip,mac hash:net hash:net,net hash:ip,port hash:net,port
@@ -32,6 +34,8 @@ TYPES = frozenset(
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
 _DEFAULT_SIZE = 65536
 _LINE = 110
+FOR_EVER = 100 * 365 * 86400
+"""Seconds that stand for "for ever" in a set whose elements may get another timeout: nft changes none that is not."""
 
 
 @attrs.frozen(slots=True)
@@ -59,9 +63,11 @@ def declare(ipset: IpSet, context: Context, *, nomatch: bool = False) -> str:
         body.append(f"flags {','.join(flags)}")
     default = int(ipset.options.get("timeout", "0"))
     if default and not changing and all(entry.timeout for entry in entries):
-        body.append(f"timeout {default}s")
+        body.append(f"timeout {duration(default)}")
     if "counters" in ipset.options:
         body.append("counter")
+    if changing and ipset.has_timeouts:
+        entries = [attrs.evolve(entry, timeout=entry.timeout or FOR_EVER) for entry in entries]
     body += _listed(entries, counted="counters" in ipset.options)
     found = context.objects.declare("set", name, tuple(body))
     if not known:
@@ -71,8 +77,12 @@ def declare(ipset: IpSet, context: Context, *, nomatch: bool = False) -> str:
 
 def changes(ipset: IpSet, context: Context) -> bool:
     """Whether a rule adds to it or deletes from it."""
-    options = (each.option(way) for each in context.survey.targets("SET") for way in ("--add-set", "--del-set"))
-    return any(option is not None and option.values[0] == ipset.name for option in options)
+    return any(option.values[0] == ipset.name for option in _options(context, "--add-set", "--del-set"))
+
+
+def _options(context: Context, *wanted: str) -> Iterator[Option]:
+    """The options of all targets SET that have one of these names."""
+    return (option for each in context.survey.targets("SET") for option in each.options if option.name in wanted)
 
 
 def ways(ipset: IpSet, sides: Sequence[str], context: Context) -> list[tuple[tuple[Simple, ...], str]]:
@@ -105,8 +115,8 @@ def inside(ipset: IpSet, key: str) -> tuple[Simple, ...]:
         return ()
     if ipset.kind == "bitmap:port":
         return (Test(key, (limits,)),)
-    (first, last), *_ = [(min(each)[0], max(each)[1]) for each in [networks(limits, v6=False)]]
-    return (Test(key.partition(" . ")[0], (range_text(first, last, v6=False),)),)
+    within = networks(limits, v6=False)
+    return (Test(key.partition(" . ")[0], (range_text(within[0][0], within[-1][1], v6=False),)),)
 
 
 def _kinds(ipset: IpSet, context: Context) -> set[str]:
@@ -134,8 +144,8 @@ def _key(ipset: IpSet, sides: Sequence[str], context: Context, kind: str) -> Ite
         elif field == "mac":
             yield f"ether {'saddr' if side == 'src' else 'daddr'}"
         elif field == "mark":
-            mask = ipset.options.get("markmask", "")
-            yield f"meta mark & {int(mask, 0):#x}" if mask else "meta mark"
+            bits = ipset.options.get("markmask", "")
+            yield f"meta mark & {int(bits, 0):#x}" if bits else "meta mark"
         else:
             yield "iifname" if side == "src" else "oifname"
 
@@ -163,20 +173,16 @@ def _size(ipset: IpSet) -> int:
 
 def _entries(ipset: IpSet, *, nomatch: bool) -> Iterator[Entry]:
     _check(ipset)
+    if "iface" in ipset.fields:
+        yield from _entries_with_interfaces(ipset, nomatch=nomatch)
+        return
     groups: dict[tuple[str, ...], list[tuple[list[tuple[int, int, int]], Element]]] = {}
     for element in ipset.elements:
         if len(element.parts) != len(ipset.fields):
             raise Lost(f"the element {','.join(element.parts)} takes what is missing from the first packet")
-        exact = [
-            _exact(ipset, field, part, element)
-            for field, part in zip(ipset.fields, element.parts, strict=True)
-            if field != "net"
-        ]
-        nets = [
-            networks(part, v6=ipset.v6)
-            for field, part in zip(ipset.fields, element.parts, strict=True)
-            if field == "net"
-        ]
+        parts = list(zip(ipset.fields, element.parts, strict=True))
+        exact = [_exact(ipset, field, part, element) for field, part in parts if field != "net"]
+        nets = [networks(part, v6=ipset.v6) for field, part in parts if field == "net"]
         for values in itertools.product(*exact):
             for combination in itertools.product(*nets):
                 groups.setdefault(values, []).append((list(combination), element))
@@ -189,6 +195,25 @@ def _entries(ipset: IpSet, *, nomatch: bool) -> Iterator[Entry]:
             following, texts = iter(values), iter(range_text(*each, v6=ipset.v6) for each in ranges)
             columns = tuple(next(texts) if field == "net" else next(following) for field in ipset.fields)
             yield Entry(columns, timeout, same)
+
+
+def _entries_with_interfaces(ipset: IpSet, *, nomatch: bool) -> Iterator[Entry]:
+    """The longest prefix around an address decides, even if it has other interfaces (`multi` in ip_set_hash_gen.h)."""
+    found = [
+        Network(first, last, (length,), element)
+        for element in ipset.elements
+        for first, last, length in networks(element.parts[0], v6=ipset.v6)
+    ]
+    for covering, first, last in segments(found):
+        longest = max(each.lengths for each in covering)
+        if any(each.element.timeout for each in covering) and min(each.lengths for each in covering) < longest:
+            raise Lost("networks within each other that expire change with time")
+        for each in covering:
+            if each.lengths == longest and each.element.nomatch == nomatch:
+                whole = (each.first, each.last) == (first, last)
+                (interface,) = _exact(ipset, "iface", each.element.parts[1], each.element)
+                columns = (range_text(first, last, v6=ipset.v6), interface)
+                yield Entry(columns, each.element.timeout, each.element if whole else None)
 
 
 def _apart(
@@ -262,7 +287,7 @@ def _element(entry: Entry, *, counted: bool) -> str:
     if counted and "packets" in options:
         words.append(f"counter packets {int(options['packets'])} bytes {int(options.get('bytes', '0'))}")
     if entry.timeout:
-        words.append(f"timeout {entry.timeout}s")
+        words.append(f"timeout {duration(entry.timeout)}")
     if options.get("comment"):
         words.append(names.comment(options["comment"]))
     return " ".join(words)
@@ -276,11 +301,8 @@ def _admit(ipset: IpSet, entries: Sequence[Entry], context: Context) -> None:
         context.approximate(what, "networks within each other are one range for nft, whose counter begins at zero")
     if "forceadd" in ipset.options and changes(ipset, context):
         context.approximate(what, "when it is full it takes nothing more; ipset forgets another element (forceadd)")
-    protocols = [
-        part
-        for element in ipset.elements
-        for field, part in zip(ipset.fields, element.parts, strict=False)
-        if field == "port"
-    ]
-    if ipset.kind != "bitmap:port" and any(p not in (*WITH_PORTS, *ICMP) for part in protocols for p, _ in ports(part)):
+    if any(option.values[0] == ipset.name for option in _options(context, "--del-set")):
+        reason = "what a rule deletes takes up room a second more, and may not be added more than ten times in it"
+        context.approximate(what, reason)
+    if "port" in ipset.fields and ipset.kind != "bitmap:port" and "other" in _kinds(ipset, context):
         context.approximate(what, "later fragments of protocols without ports are not found in it")

@@ -91,7 +91,7 @@ def read_ipsets(text: str) -> dict[str, IpSet]:
 
 
 def _kind(word: str) -> str:
-    """Ipset's names of old for some types."""
+    """The type that a name of old stands for."""
     old = {"iphash": "hash:ip", "nethash": "hash:net", "ipporthash": "hash:ip,port", "ipmap": "bitmap:ip"}
     return {**old, "macipmap": "bitmap:ip,mac", "portmap": "bitmap:port", "setlist": "list:set"}.get(word, word)
 

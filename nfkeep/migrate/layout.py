@@ -198,7 +198,8 @@ def _simplified(part: Part) -> tuple[Part, ...]:
         lefts = {(each.left, each.negated) if isinstance(each, Test) else None for each in tests}
         if len(lefts) == 1 and None not in lefts and not tests[0].negated:  # type: ignore[union-attr]
             values = dict.fromkeys(value for each in tests for value in each.values)  # type: ignore[union-attr]
-            return (Test(tests[0].left, tuple(values)),)  # type: ignore[union-attr]
+            if not any(value.startswith("@") for value in values):  # sets cannot be members of a set
+                return (Test(tests[0].left, tuple(values)),)  # type: ignore[union-attr]
     return (part,)
 
 

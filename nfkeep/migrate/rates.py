@@ -1,4 +1,4 @@
-"""Rates of packets as -m limit and -m hashlimit have them, and as nft's limits have them.
+"""Rates of packets, and times, as -m limit and -m hashlimit have them, and as nft's limits have them.
 
 The kernel reckons in whole ticks and credits, so the rate that a rule has is not always the one that it says.
 """
@@ -26,6 +26,11 @@ def rate_and_unit(text: str) -> tuple[int, str]:
 def unit_seconds(unit: str) -> int:
     """How long a second, minute, hour, day or week is."""
     return _SECONDS[unit]
+
+
+def duration(seconds: int) -> str:
+    """Seconds as nft reads them: with nine digits they are too large for it, in days they are not."""
+    return f"{seconds}s" if seconds < 10**8 else f"{seconds // 86400}d{seconds % 86400}s"
 
 
 def nft_rate(text: str, period: float) -> str:

@@ -4,6 +4,10 @@ The kernel keeps an address's last time stamps and counts those that are young e
 Elements of nft forget themselves by a timeout instead, so there is one set for each age that some rule asks about. For
 N hits each of N slots holds one hit in turn, and an address is in the set of the slot that comes next: all slots are
 alive exactly if the Nth last hit is young enough. Without an age a set for each count suffices, as counts only grow.
+
+What a rule deletes stays in a set's memory until the collector comes by, once a second, and too many of one key make
+the kernel refuse another one (rhashtable_insert_rehash()). So the slots are not taken in turn any more while an address
+has N hits in a quarter of a second: all of them are renewed then.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import attrs
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.names import identifier
 from nfkeep.migrate.parts import AnyOf, Statement, Test
+from nfkeep.migrate.rates import duration
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -115,7 +120,7 @@ class RecentList:
         for set_name, size, timeout in self._sets():
             if len(set_name) > _LONGEST_NAME:
                 raise Lost(f"the list's name {self.name} is too long for nft")
-            flags = ("flags dynamic,timeout", f"timeout {timeout}s") if timeout else ("flags dynamic",)
+            flags = ("flags dynamic,timeout", f"timeout {duration(timeout)}") if timeout else ("flags dynamic",)
             context.objects.declare("set", set_name, (f"type {kind}", f"size {size}", *flags))
 
     def test(self, age: Age) -> tuple[Simple, ...]:
@@ -132,12 +137,12 @@ class RecentList:
         """Add a hit; with `known_only` not to an address that is not in the list."""
         simple = [self._update(self._present)] if self.keeps_addresses else []
         simple += [self._update(self._plain(age)) for age in self.ages if age.hits == 1]
-        stranger: tuple[tuple[Simple, ...], ...] = ((self._in(self._present, negated=True),),) if known_only else ()
+        stranger: list[tuple[Simple, ...]] = [(self._in(self._present, negated=True),)] if known_only else []
         parts: list[Part] = [AnyOf((*stranger, tuple(simple)))] if stranger and simple else [*simple]
         for age in self.ages:
             if age.hits > 1:
                 ways = self._ring(age) if age.seconds else self._counts(age)
-                parts.append(AnyOf((*stranger, *ways)))
+                parts.append(AnyOf((*stranger, *ways, (self._anyway(),))))
         return tuple(parts)
 
     def remove(self) -> tuple[Simple, ...]:
@@ -149,12 +154,14 @@ class RecentList:
         """The next slot gets the hit, and the one behind it is next. The address is in no set while that is slot 1."""
         ways: list[tuple[Simple, ...]] = []
         for number in range(age.hits, 1, -1):
-            move = [self._in(self._next(age, number)), self._delete(self._next(age, number))]
+            move: list[Simple] = [self._in(self._next(age, number)), self._delete(self._next(age, number))]
             if number < age.hits:
                 move.append(self._update(self._next(age, number + 1)))
             ways.append((*move, self._update(self._slot(age, number))))
         ways.append((self._update(self._next(age, 2)), self._update(self._slot(age, 1))))
-        return ways
+        rate = f"limit rate over {4 * age.hits}/second burst {age.hits} packets"
+        fast = Statement(f"update @{identifier(self._fast(age))} {{ {self.key} {rate} }}")
+        return [(fast, *(self._update(self._slot(age, number)) for number in range(1, age.hits + 1))), *ways]
 
     def _counts(self, age: Age) -> list[tuple[Simple, ...]]:
         """An address is in the sets of all counts that it has reached."""
@@ -172,7 +179,8 @@ class RecentList:
                 continue
             sets += [(self._slot(age, number), SIZE_OF_SLOT, age.seconds) for number in range(1, age.hits + 1)]
             if age.seconds:  # a second more: which slot is next has to outlive what is in the slots
-                sets += [(self._next(age, n), SIZE_OF_SLOT, age.seconds + 1) for n in range(2, age.hits + 1)]
+                sets += [(self._next(age, n), SIZE, age.seconds + 1) for n in range(2, age.hits + 1)]
+                sets.append((self._fast(age), SIZE_OF_SLOT, 1))
         return sets
 
     @property
@@ -188,8 +196,16 @@ class RecentList:
     def _next(self, age: Age, number: int) -> str:
         return f"recent-{self.name}-{age.seconds}s-next-{number}-of-{age.hits}"
 
+    def _fast(self, age: Age) -> str:
+        return f"recent-{self.name}-{age.seconds}s-fast-{age.hits}"
+
     def _in(self, name: str, *, negated: bool = False) -> Test:
         return Test(self.key, (f"@{identifier(name)}",), negated)
+
+    def _anyway(self) -> Test:
+        """What is always so: a hit that finds no room is no reason for the rule not to match."""
+        version = "6" if self.key.startswith("ip6") else "4"
+        return Test(f"{self.key.split()[0]} version", (version,))
 
     def _update(self, name: str) -> Statement:
         return Statement(f"update @{identifier(name)} {{ {self.key} }}")

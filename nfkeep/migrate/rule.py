@@ -16,6 +16,7 @@ import attrs
 
 from nfkeep.errors import InvalidRuleError
 from nfkeep.migrate.loss import Lost
+from nfkeep.migrate.withheld import put_back, withhold
 from nfkeep.xtables.text import Rule
 
 if TYPE_CHECKING:
@@ -165,9 +166,12 @@ def _printed(rule: SourceRule, family: Family) -> tuple[str, ...]:
     """The words as iptables-save would print them."""
     from nfkeep.xtables.text import split
 
-    text = " ".join(map(_quoted, rule.words))
+    words, sets, target = withhold(
+        rule.words, _options(match_translator("set"), ""), _options(target_translator("SET"), "")
+    )
+    text = " ".join(map(_quoted, words))
     try:
-        return tuple(split(str(Rule.parse(text, family))))
+        return put_back(split(str(Rule.parse(text, family))), sets, target)
     except InvalidRuleError as error:
         if error.reason.startswith("Couldn't load"):
             raise Lost(error.reason, "this extension is not installed here") from None

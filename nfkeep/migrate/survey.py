@@ -1,4 +1,4 @@
-"""What all rules of a source say about state that several of them share: a list of recent, a set, a table of hashlimit."""
+"""What all rules of a source say about state that they share: lists of recent, sets, tables of hashlimit."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class Survey:
     """All rules of the source, read when somebody asks, and the sets of ipset by name."""
 
-    source: Source = Source(Family.IPV4, ())
+    source: Source = attrs.Factory(lambda: Source(Family.IPV4, ()))
     ipsets: Mapping[str, IpSet] = attrs.Factory(dict)
     _parsed: dict[str, tuple[ParsedRule, ...]] = attrs.Factory(dict)
 

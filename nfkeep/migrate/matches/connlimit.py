@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from nfkeep.migrate.rule import Extension
 
 OPTIONS = {
-    "--connlimit-upto": 1, "--connlimit-above": 1, "--connlimit-mask": 1, "--connlimit-saddr": 0, "--connlimit-daddr": 0,
+    "--connlimit-upto": 1, "--connlimit-above": 1, "--connlimit-mask": 1, "--connlimit-saddr": 0,
+    "--connlimit-daddr": 0,
 }  # fmt: skip
 _SIZE = 262144
 _ZONES = ("--zone", "--zone-orig", "--zone-reply")

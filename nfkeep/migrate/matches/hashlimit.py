@@ -35,7 +35,7 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     limit = asked.limit
     if any(use.limit != limit for use in uses):
         raise Lost(
-            f"rules of the name {asked.name} differ: the kernel takes rate, mode and sizes of the rule loaded first for all",
+            f"rules of the name {asked.name} differ: the kernel takes the numbers of the one loaded first for all",
             "write the same in all of them, or give them different names",
         )
     _admit(match, limit, context)
@@ -103,8 +103,8 @@ def _admit(match: Extension, limit: Limit, context: Context) -> None:
     if limit.in_bytes:
         context.approximate(
             match,
-            "iptables takes a packet for 1 to 16 bytes longer than it is (12 with one of 100 bytes, 4 with one of 1500), "
-            "nft does not; and it grants the burst once for each key, nft again and again as it refills",
+            "iptables takes a packet for 1 to 16 bytes longer than it is (12 if it has 100 bytes, 4 if 1500); "
+            "and it grants the burst once for each key, nft again and again as it refills",
         )
     if limit.uncertain:
         context.approximate(

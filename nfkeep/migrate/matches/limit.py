@@ -39,7 +39,7 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
         written, real = number / unit_seconds(unit), _CREDITS / cost
         if abs(real / written - 1) > 0.001:
             context.approximate(
-                match, f"the kernel makes {text} {real:.6g}/second where HZ is 250 or 1000; so it is here"
+                match, f"the kernel makes {text} {real:.6g}/second where HZ is 250 or 1000, and so does nft here"
             )
     burst_text = f"burst {_credits(average * packets) // cost} packets"
     name = context.objects.fresh(f"limit-{context.chain}")

@@ -1,4 +1,4 @@
-"""`-m quota`: so many bytes, then never again (quota_mt() in xt_quota.c); a named quota (nft_overquota() in nft_quota.c).
+"""`-m quota`: so many bytes, then never again (quota_mt() in xt_quota.c); a named quota of nft (nft_quota.c).
 
 Both never match again after the first packet that is too much. What is used up is the rule's byte counter, if nothing
 behind the quota decides too.

@@ -54,12 +54,17 @@ def _parts(asked: Asked, sets: RecentList) -> tuple[Part, ...]:
 
 
 def _admit_size(match: Extension, sets: RecentList, context: Context) -> None:
-    size = SIZE_OF_SLOT if any(age.hits > 1 for age in sets.ages) else SIZE
-    context.approximate(
-        match,
-        f"the list {sets.name} has room for {size} addresses, and a rule does not match that cannot add one more; "
-        "iptables' list forgets the oldest beyond 100 (ip_list_tot of xt_recent)",
+    hits = any(age.hits > 1 for age in sets.ages)
+    size = SIZE_OF_SLOT if hits else SIZE
+    reason = (
+        f"the list {sets.name} has room for {size} addresses and then takes no more; iptables' list forgets the oldest "
+        "beyond 100 (ip_list_tot of xt_recent)"
     )
+    if any(age.hits > 1 and age.seconds for age in sets.ages):
+        reason += "; an address with all the hits in a quarter of a second is known as long as that longer"
+    if sets.keeps_addresses:
+        reason += "; one that is removed more than ten times a second may not be added again in that second"
+    context.approximate(match, reason)
 
 
 def _admit(match: Extension, asked: Asked, uses: Sequence[Asked], context: Context) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.ipset_nft import declare, inside, ways
+from nfkeep.migrate.ipset_nft import FOR_EVER, declare, inside, ways
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.matches.set import known_set
 from nfkeep.migrate.parts import Rows, Statement
+from nfkeep.migrate.rates import duration
 
 if TYPE_CHECKING:
     from nfkeep.migrate.context import Context
@@ -48,13 +49,11 @@ def _rows(option: Option, context: Context, statement: str) -> list[tuple[Simple
 def _adding(target: Extension, option: Option, context: Context) -> str:
     ipset = _changeable(option, context)
     given = target.option("--timeout")
-    timeout = int(given.value if given else ipset.options.get("timeout", "0")) if ipset.has_timeouts else 0
-    element = "{{ {key}" + (f" timeout {timeout}s" if timeout else "") + " }}"
-    if target.option("--exist") is None or not ipset.has_timeouts:
-        return "add @{name} " + element
-    if timeout:
-        return "update @{name} " + element
-    return "delete @{name} {{ {key} }} add @{name} " + element  # what is there may have to lose its timeout
+    if not ipset.has_timeouts:
+        return "add @{name} {{ {key} }}"
+    timeout = int(given.value if given else ipset.options["timeout"]) or FOR_EVER
+    verb = "add" if target.option("--exist") is None else "update"
+    return f"{verb} @{{name}} {{{{ {{key}} timeout {duration(timeout)} }}}}"
 
 
 def _changeable(option: Option, context: Context) -> IpSet:
