@@ -11,7 +11,7 @@ from types import TracebackType
 from typing_extensions import Self
 
 from nfkeep import Family
-from nfkeep.migrate.translate import Translation, translate
+from nfkeep.migrate import Translation, translate
 from nfkeep.namespaces import Namespace
 
 _LEGACY = {Family.IPV4: "iptables-legacy-restore", Family.IPV6: "ip6tables-legacy-restore"}

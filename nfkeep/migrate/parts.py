@@ -11,7 +11,6 @@ from typing import TypeAlias
 
 import attrs
 
-
 _BITS = "ct state"
 """One bit of it is set, always; a test of several is one operation then. Thousands of sets would load very slowly."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from nfkeep.migrate.translate import translate
+from nfkeep.migrate import translate
 from nfkeep.namespaces import Namespace, sysctl
 
 if TYPE_CHECKING:

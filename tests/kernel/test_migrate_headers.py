@@ -8,7 +8,7 @@ import pytest
 
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.translate import translate
+from nfkeep.migrate import translate
 from nfkeep.migrate.verify import Comparison, Difference, Harness, Packet
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.translate import translate
+from nfkeep.migrate import translate
 from nfkeep.migrate.verify import Harness, Packet
 from nfkeep.namespaces import Namespace
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nfkeep import Family
-from nfkeep.migrate.translate import translate
+from nfkeep.migrate import translate
 from nfkeep.migrate.verify import Harness, Packet
 from nfkeep.migrate.verify.rulesets import BASE_CHAINS
 from nfkeep.namespaces import Namespace

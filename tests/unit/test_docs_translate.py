@@ -1,4 +1,4 @@
-"""The table at the end of docs/translate.md is that of the modules: it names every extension, and what is lost of it."""
+"""The table at the end of docs/translate.md is that of the modules: every extension, and which of them are lost."""
 
 from __future__ import annotations
 

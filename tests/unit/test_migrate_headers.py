@@ -9,7 +9,7 @@ from corpus import Line, extension_file, extension_files, needs_corpus
 
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.translate import Translation, translate
+from nfkeep.migrate import Translation, translate
 
 V4, V6 = Family.IPV4, Family.IPV6
 TRACKED = "-m conntrack --ctstate NEW"
