@@ -68,6 +68,40 @@ def packets_for(source: Source, count: int, seed: int, *, odd: bool = False) -> 
     return found
 
 
+def wandering(source: Source, lines: set[int], count: int, seed: int) -> list[Packet]:
+    """About `count` packets that get to the rules of these lines, each by chance past all that stands before them.
+
+    What their conditions leave open has values that occur in the conditions of other rules, or their opposites.
+    """
+    chance = random.Random(seed)
+    maker = _Maker(source.family)
+    everywhere = list(paths(source))
+    pool: list[Mapping[str, object]] = [{}]
+    wanted: list[tuple[tuple[Word, ...], Hook]] = []
+    for rule, _, ways in everywhere:
+        for hook, conditions in ways[:1]:
+            for each in conditions:
+                choices = choices_for(each, Setting(source.family, hook, None, conditions))
+                pool += [*choices.holds[:2], *choices.fails[:2]]
+        if rule.line in lines:
+            wanted += [(conditions, hook) for hook, conditions in ways]
+    pool += _always(source.family, None, False)
+    found: list[Packet] = []
+    while wanted and len(found) < count:
+        conditions, hook = chance.choice(wanted)
+        fields: dict[str, object] = dict(chance.choice(_WHERE[hook]))
+        for other in chance.choices(pool, k=chance.choice((0, 1, 2, 4, 8))):
+            fields.update(other)
+        fields.update({name: value for name, value in _WHERE[hook][0].items() if value is None})
+        protocol = next((protocol_of(each) for each in conditions if each.name == "-p" and not each.negated), None)
+        setting = Setting(source.family, hook, protocol, conditions)
+        for each in conditions:
+            holds = choices_for(each, setting).holds
+            fields.update(chance.choice(holds) if holds else {})
+        found += maker.make({**fields, "repeat": 1})
+    return found
+
+
 def _variants(
     family: Family, conditions: Sequence[Word], hook: Hook, chance: random.Random, odd: bool
 ) -> Iterator[dict[str, object]]:
