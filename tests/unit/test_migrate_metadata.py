@@ -213,6 +213,8 @@ NEARLY = Fidelity.APPROXIMATED
 NODES = "--cluster-local-nodemask 0x00000005 --cluster-total-nodes 5 --cluster-hash-seed 0xfeedcafe"
 ADMITTED = [
     Admission("-m conntrack --ctorigdstport 80", "call ids", NEARLY),
+    Admission("-m connmark --mark 0x1", "-j CT", NEARLY, "raw", "PREROUTING"),
+    Admission("-m conntrack --ctproto 6", "-j CT", NEARLY, "raw", "PREROUTING"),
     Admission("-m conntrack --ctproto 47 --ctorigdstport 80", "call ids"),
     Admission('-m connlabel --label "eth0-in"', "connlabel.conf|a name of this host"),
     Admission("-m owner --socket-exists", "from a socket", chain="OUTPUT"),

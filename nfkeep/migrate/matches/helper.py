@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.names import quoted
-from nfkeep.migrate.parts import NEVER, NoneOf, Test
+from nfkeep.migrate.parts import NoneOf, Test
 
 if TYPE_CHECKING:
     from nfkeep.migrate.context import Context
@@ -31,4 +31,4 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
         beginnings = tuple(quoted(name[:end], "the helper") for end in range(1, min(len(name), _LONGEST) + 1))
         test = Test("ct helper", beginnings) if name else Test("ct helper", (f'"{_NO_HELPER}"',), negated=True)
         parts.append(NoneOf(((test,),)) if option.negated else test)
-    return tuple(parts) or (NEVER,)
+    return tuple(parts)
