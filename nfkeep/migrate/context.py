@@ -121,6 +121,11 @@ class Context:
         option = self.rule.of_head("-p")
         return None if option is None or option.negated else option.value
 
+    @property
+    def later(self) -> tuple[SourceRule, ...]:
+        """The rules after this one in its chain."""
+        return tuple(each for each in self.siblings if each.line > self.rule.source.line)
+
     def approximate(self, part: object, reason: str, advice: str = "") -> None:
         """Admit that what is translated is not quite equal: the error goes into `reason`."""
         self.losses.append(self._approximated(part, reason, advice))

@@ -332,6 +332,14 @@ class TestBehindConntrack:
             assert found[chain] == ["udp dport 69 counter ct state != untracked ct zone set 3"]
             assert found[f"{chain}-tracked1"] == ['udp dport 69 ct helper set "tftp-udp"']
 
+    def test_first(self) -> None:
+        """What has a helper keeps it: whatever may come later for the packet does not count."""
+        rules = "PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp\nPREROUTING -i eth0 -j NOTRACK"
+        assert chains(translated("raw", rules))["PREROUTING"] == [
+            "tcp dport 21 counter ct state != untracked ct zone set 0",
+            'iifname "eth0" counter notrack',
+        ]
+
     def test_events(self) -> None:
         """Events are chosen by the packet that begins a connection."""
         found = translated("raw", "PREROUTING -p tcp -j CT --ctevents new,destroy,helper")
@@ -347,7 +355,10 @@ class TestBehindConntrack:
             ("PREROUTING -i lo -j ACCEPT\nPREROUTING -p tcp -j CT --helper ftp", "line 4 may decide"),
             ("PREROUTING -j CT --zone 3\nPREROUTING -p tcp -j CT --helper ftp", "line 4 may decide"),
             ("PREROUTING -p tcp -m state --state INVALID -j CT --helper ftp", "might not be the same"),
+            ("PREROUTING -j CT\nPREROUTING -p tcp -j CT --helper ftp", "line 4 may decide"),
             ("PREROUTING -p sctp -j CT --helper ftp", "none that nft can name"),
+            ("PREROUTING -p tcp -j CT --helper ftp --timeout x", "only the kernel has"),
+            ("PREROUTING -p tcp -j CT --helper ftp --zone mark", "the packet's mark"),
         ],
     )
     def test_not_where_other_packets_get_there(self, rules: str, reason: str) -> None:
@@ -356,6 +367,7 @@ class TestBehindConntrack:
         (loss,) = found.losses
         assert (reason in loss.reason, loss.fidelity) == (True, Fidelity.LOST), loss.reason
         assert "-tracked" not in found.script
+        assert "ct helper" not in "".join(line for line in found.script.splitlines() if "LOST" not in line)
 
 
 class TestNetmap:
