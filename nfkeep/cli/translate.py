@@ -34,15 +34,21 @@ EXIT_STATUS = (
 @click.command(short_help="Translate text of iptables-save to an nft script.", epilog=EXIT_STATUS)
 @click.argument("source", type=INPUT, default="-", metavar="[FILE]")
 @click.option("--ipv6", is_flag=True, help="The text is from ip6tables-save.")
+@click.option("--ipsets", type=INPUT, metavar="FILE", help="What `ipset save` prints, for rules that look up sets.")
+@click.option("--optimize", is_flag=True, help="Make rules that differ in one value one rule with a set.")
 @click.option("--losses", "file", type=_OUTPUT, metavar="FILE", help="Write there what is not exact, as JSON.")
 @click.option("--json", "as_json", is_flag=True, help="Print script and losses as one JSON object.")
-def translate(source: BinaryIO, ipv6: bool, file: TextIO | None, as_json: bool) -> int:
+def translate(
+    source: BinaryIO, ipv6: bool, ipsets: BinaryIO | None, optimize: bool, file: TextIO | None, as_json: bool
+) -> int:
     """Translate FILE, or standard input, to a script that `nft -f` loads.
 
     Every rule means what it meant, counters included; what nft cannot express is told on stderr, and has a line
     `# LOST` in the script. Needs no rights and changes nothing.
     """
-    done = migrate.translate(decoded(source), Family.IPV6 if ipv6 else Family.IPV4)
+    family = Family.IPV6 if ipv6 else Family.IPV4
+    sets = decoded(ipsets) if ipsets is not None else ""
+    done = migrate.translate(decoded(source), family, ipsets=sets, optimize=optimize)
     if file is not None:
         file.write(json.dumps(loss_objects(done.losses), indent=2) + "\n")
     if as_json:

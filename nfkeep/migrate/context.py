@@ -9,6 +9,7 @@ import attrs
 from nfkeep.keep.report import Fidelity
 from nfkeep.migrate.loss import Loss, Lost
 from nfkeep.migrate.names import identifier
+from nfkeep.migrate.survey import Survey
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
@@ -44,7 +45,11 @@ class Objects:
 
     def fresh(self, name: str) -> str:
         """A name that nothing has yet, made from this one."""
-        return next(each for each in _numbered(name) if identifier(each) not in self._all)
+        return next(each for each in _numbered(name) if not self.known(each))
+
+    def known(self, name: str) -> bool:
+        """Whether something of this name is declared."""
+        return identifier(name) in self._all
 
     def keep(self, number: int) -> None:
         """Forget all but the first so many, which a rule has declared that is not translated after all."""
@@ -75,7 +80,8 @@ class Context:
     builtin chains from which packets get to the rule, `siblings` all rules of its chain, `parts` what its head and its
     matches became (for targets). `comment` is what the nft rule will have for people. `tracked` is what has to be done
     to the rule's packets in a chain of its own, behind conntrack. `defragmented`: the rules see no fragments, as
-    conntrack is in use. `general` are admissions that hold for every rule of a kind.
+    conntrack is in use. `general` are admissions that hold for every rule of a kind. `survey` knows the other rules,
+    and the sets of ipset.
     """
 
     family: Family
@@ -84,6 +90,7 @@ class Context:
     policy: str | None
     rule: ParsedRule
     objects: Objects
+    survey: Survey = attrs.Factory(Survey)
     losses: list[Loss] = attrs.Factory(list)
     comment: str = ""
     hooks: frozenset[str] = frozenset()
@@ -113,6 +120,11 @@ class Context:
         """The protocol that the rule's head demands, as iptables prints it; None without or with a negated one."""
         option = self.rule.of_head("-p")
         return None if option is None or option.negated else option.value
+
+    @property
+    def later(self) -> tuple[SourceRule, ...]:
+        """The rules after this one in its chain."""
+        return tuple(each for each in self.siblings if each.line > self.rule.source.line)
 
     def approximate(self, part: object, reason: str, advice: str = "") -> None:
         """Admit that what is translated is not quite equal: the error goes into `reason`."""

@@ -40,16 +40,20 @@ def first_fragment(context: Context, header: int) -> tuple[Part, ...]:
     if context.defragmented:
         return ()
     if header > _SMALLEST:
-        _admit(context)
+        admit(context)
     if context.v6:
         return (NoneOf(((Test("frag frag-off", ("0",), negated=True),),)),)
     return (Test("ip frag-off & 0x1fff", ("0",)),)
 
 
-def _admit(context: Context) -> None:
-    second = "" if context.v6 else ", and TCP's that begin 8 bytes behind its start,"
+def admit(context: Context) -> None:
+    """Say which fragments iptables drops by itself where a rule looks for the protocol, or behind it."""
+    if context.v6:  # ip6_packet_match() in ip6_tables.c
+        dropped = "later fragments that begin with an extension header, and first ones too short for the header"
+    else:  # tcp_mt() in xt_tcpudp.c
+        dropped = "fragments of TCP that begin 8 bytes behind its start, and first ones too short for the header"
     context.approximate_in_general(
         "fragments",
-        f"first fragments too short for the header{second} are dropped by iptables; here they only do not match",
+        f"iptables drops {dropped}; here they only do not match",
         "use conntrack, which puts packets together, or drop fragments",
     )

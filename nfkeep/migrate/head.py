@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nfkeep.migrate.fragments import admit
 from nfkeep.migrate.names import interface
 from nfkeep.migrate.parts import NEVER, Test
 from nfkeep.migrate.values import address_test
@@ -58,6 +59,8 @@ def _part(option: Option, context: Context) -> tuple[Part, ...]:
     if name == "-p":
         if option.value in _ANY_PROTOCOL:
             return (NEVER,) if negated else ()
+        if context.v6 and not context.defragmented:
+            admit(context)
         if context.v6 and protocol_name(option.value) == "ah":  # ip6_packet_match() looks behind it
             return () if negated else (NEVER,)
         return (protocol_test(option.value, v6=context.v6, negated=negated),)

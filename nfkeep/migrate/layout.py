@@ -84,8 +84,11 @@ class Layout:
             body = self._body(action.rows, source)
             action = Action((*action.statements, Statement(f"jump {body.name}")), action.remark)
         if NEVER in ready:
-            self.chain.remark(f"line {source}: no packet matches this rule")
-            return
+            ready = ready[: ready.index(NEVER)]
+            if not any(map(_acts, ready)):
+                self.chain.remark(f"line {source}: no packet matches this rule")
+                return
+            action = Action(())  # what comes first, as a list of recent that is added to, happens all the same
         if all(isinstance(part, (Test, Statement)) for part in ready):
             self.chain.add((*ready, *action.statements, *action.remark), source)  # type: ignore[arg-type]
         elif action.leaves:
@@ -125,13 +128,20 @@ def _all_ways(parts: Sequence[Part]) -> list[tuple[Simple, ...]]:
     """All ways through the parts, each a rule of its own; none if too many, or if trying twice matters."""
     choices: list[tuple[tuple[Simple, ...], ...]] = []
     for part in parts:
-        if isinstance(part, NoneOf):
+        if isinstance(part, NoneOf) or (isinstance(part, AnyOf) and part.otherwise):
             return []
         choices.append(part.ways if isinstance(part, AnyOf) else ((part,),))
     if math.prod(map(len, choices)) > _MOST_WAYS:
         return []
-    ways = [tuple(itertools.chain(*way)) for way in itertools.product(*choices)]
+    ways = [_apart(tuple(itertools.chain(*way))) for way in itertools.product(*choices)]
     return ways if all(isinstance(each, Test) for way in ways for each in way) else []
+
+
+def _acts(part: Part) -> bool:
+    """Whether it may do more than look at the packet."""
+    if isinstance(part, (AnyOf, NoneOf)):
+        return any(isinstance(each, Statement) for way in part.ways for each in way)
+    return isinstance(part, Statement)
 
 
 def _fork(
@@ -156,6 +166,8 @@ def _fork(
         behind = helper()
         for way in choice.ways:
             inner.add((*way, Statement(f"goto {behind.name}")), source)
+        if choice.otherwise:
+            inner.add((Statement(choice.otherwise),), source)
     else:
         behind = inner
         out = Statement("return" if rest is None else f"goto {rest.name}")
@@ -182,6 +194,8 @@ def _simplified(part: Part) -> tuple[Part, ...]:
         return (part,) if part.ways else ()
     if () in part.ways:
         return ()
+    if part.otherwise:
+        return (part,)
     if len(part.ways) == 1:
         return part.ways[0]
     tests = [way[0] for way in part.ways if len(way) == 1]
@@ -189,7 +203,8 @@ def _simplified(part: Part) -> tuple[Part, ...]:
         lefts = {(each.left, each.negated) if isinstance(each, Test) else None for each in tests}
         if len(lefts) == 1 and None not in lefts and not tests[0].negated:  # type: ignore[union-attr]
             values = dict.fromkeys(value for each in tests for value in each.values)  # type: ignore[union-attr]
-            return (Test(tests[0].left, tuple(values)),)  # type: ignore[union-attr]
+            if not any(value.startswith("@") for value in values):  # sets cannot be members of a set
+                return (Test(tests[0].left, tuple(values)),)  # type: ignore[union-attr]
     return (part,)
 
 

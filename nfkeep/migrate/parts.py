@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 import attrs
 
-_BITS = frozenset({"ct state"})
+_BITS = "ct state"
+"""One bit of it is set, always; a test of several is one operation then. Thousands of sets would load very slowly."""
 
 
 @attrs.frozen(slots=True)
@@ -28,8 +29,8 @@ class Test:
     negated: bool = False
 
     def __str__(self) -> str:
-        if self.left in _BITS:  # any of these bits, in one comparison
-            return f"{self.left} {'! ' if self.negated else ''}{','.join(self.values)}"
+        if self.left == _BITS and len(self.values) > 1:
+            return f"{_BITS} & ({'|'.join(self.values)}) == 0" if self.negated else f"{_BITS} {','.join(self.values)}"
         right = self.values[0] if len(self.values) == 1 else f"{{ {', '.join(self.values)} }}"
         operator = "!= " if self.negated else "== " if "&" in self.left else ""
         return f"{self.left} {operator}{right}"
@@ -50,9 +51,14 @@ Simple: TypeAlias = "Test | Statement"
 
 @attrs.frozen(slots=True)
 class AnyOf:
-    """At least one of these ways is open; each is a sequence that has to hold whole. No way at all: never."""
+    """At least one of these ways is open; each is a sequence that has to hold whole. No way at all: never.
+
+    `otherwise` is a verdict, as "drop", for packets that find no way: then the rule does not just not match, as when a
+    match of iptables drops the packet by itself (`hotdrop`).
+    """
 
     ways: tuple[tuple[Simple, ...], ...]
+    otherwise: str = ""
 
 
 @attrs.frozen(slots=True)

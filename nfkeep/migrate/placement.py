@@ -5,11 +5,16 @@ Tables that share named state (a list of recent, say) become one table: nft's se
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import attrs
 
 from nfkeep.migrate.names import identifier
 from nfkeep.migrate.source import Source, SourceChain, SourceTable, rules_of
 from nfkeep.xtables.tables import TABLES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 SHARED_TABLE = "iptables"
 """The name of the table that stands for several of iptables'."""
@@ -38,12 +43,13 @@ class Place:
         return identifier(chain.name if len(self.tables) == 1 else f"{table.name}-{chain.name}")
 
 
-def place_tables(source: Source) -> tuple[Place, ...]:
-    """The tables of the script, in the order of the source."""
+def place_tables(source: Source, members: Mapping[str, tuple[str, ...]] | None = None) -> tuple[Place, ...]:
+    """The tables of the script, in the order of the source. `members` are those of ipset's lists of sets."""
     users: dict[tuple[str, str], set[str]] = {}
     for table, _, rule in rules_of(source):
-        for name in _named_state(rule.words):
-            users.setdefault(name, set()).add(table.name)
+        for kind, name in _named_state(rule.words):
+            for each in (name, *((members or {}).get(name, ()) if kind == "set" else ())):
+                users.setdefault((kind, each), set()).add(table.name)
     sharing = {table for tables in users.values() if len(tables) > 1 for table in tables}
     places, together = [], tuple(table for table in source.tables if table.name in sharing)
     for table in source.tables:

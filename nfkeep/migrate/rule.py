@@ -16,6 +16,7 @@ import attrs
 
 from nfkeep.errors import InvalidRuleError
 from nfkeep.migrate.loss import Lost
+from nfkeep.migrate.withheld import put_back, withhold
 from nfkeep.xtables.text import Rule
 
 if TYPE_CHECKING:
@@ -131,6 +132,11 @@ class Chains:
     others: frozenset[str] = frozenset()
 
 
+def parse_rule(rule: SourceRule, family: Family, chains: Chains) -> ParsedRule:
+    """The first of its `readings`."""
+    return next(readings(rule, family, chains))
+
+
 def readings(rule: SourceRule, family: Family, chains: Chains) -> Iterator[ParsedRule]:
     """The rule as it stands, if it looks as iptables-save prints it; and then as libxtables prints it, if that differs.
 
@@ -142,7 +148,12 @@ def readings(rule: SourceRule, family: Family, chains: Chains) -> Iterator[Parse
         yield _placed(rule, rule.words, chains, once=True)
     except _OtherForm as error:
         unknown = str(error)
-    words = _printed(rule, family)
+    try:
+        words = _printed(rule, family)
+    except InvalidRuleError:
+        if unknown:
+            raise
+        return  # names that only the host knows where the rule comes from: realms, labels, users
     if words == rule.words and not unknown:
         return
     try:
@@ -155,9 +166,12 @@ def _printed(rule: SourceRule, family: Family) -> tuple[str, ...]:
     """The words as iptables-save would print them."""
     from nfkeep.xtables.text import split
 
-    text = " ".join(map(_quoted, rule.words))
+    words, sets, target = withhold(
+        rule.words, _options(match_translator("set"), ""), _options(target_translator("SET"), "")
+    )
+    text = " ".join(map(_quoted, words))
     try:
-        return tuple(split(str(Rule.parse(text, family))))
+        return put_back(split(str(Rule.parse(text, family))), sets, target)
     except InvalidRuleError as error:
         if error.reason.startswith("Couldn't load"):
             raise Lost(error.reason, "this extension is not installed here") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import attrs
@@ -11,6 +12,7 @@ from nfkeep.migrate import names
 from nfkeep.migrate.context import Context, Objects
 from nfkeep.migrate.fragments import uses_conntrack
 from nfkeep.migrate.head import head_parts
+from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
 from nfkeep.migrate.nesting import DEEPEST, too_deep_lines
@@ -22,10 +24,11 @@ from nfkeep.migrate.rule import VERDICTS, Chains, ParsedRule, match_translator, 
 from nfkeep.migrate.script import NftTable, script_text
 from nfkeep.migrate.sharing import with_shared_sets
 from nfkeep.migrate.source import Source, SourceChain, SourceRule, SourceTable, read_source
+from nfkeep.migrate.survey import Survey
 from nfkeep.model import Counters, Family, Hook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from nfkeep.migrate.parts import Part
     from nfkeep.migrate.placement import Place
@@ -51,73 +54,96 @@ class Translation:
         return not self.losses
 
 
-def translate(save_text: str, family: Family = Family.IPV4, *, optimize: bool = False) -> Translation:
+def translate(save_text: str, family: Family = Family.IPV4, *, ipsets: str = "", optimize: bool = False) -> Translation:
     """The nft script for iptables-save (or ip6tables-save) text of either variant; loads with `nft -f`.
 
-    Needs no kernel and no rights. With `optimize` long runs of like rules become lookups in sets. A rule that nft
-    cannot express is in `losses`, and in its place the script has a line `# LOST`. Raises InvalidRuleError, which names
-    the line, for text that iptables-restore would refuse.
+    `ipsets` is what `ipset save` prints; only sets that rules use become sets of nft.
+    With `optimize` long runs of like rules become lookups in sets (see nfkeep.migrate.optimize).
+
+    Needs no kernel and no rights. A rule that nft cannot express is in `losses`, and in its place the script has a line
+    `# LOST`. Raises InvalidRuleError, which names the line, for text that iptables-restore would refuse.
     """
     source = read_source(save_text, family)
+    survey = Survey(source, read_ipsets(ipsets))
+    whole = _Whole(source, survey, uses_conntrack(source), optimize)
+    members = {name: each.members for name, each in survey.ipsets.items()}
     losses = [Loss(number, "", f"table {name}", *_LEFT_OUT) for number, name in source.left_out]
-    job = _Job(source, optimize, uses_conntrack(source))
-    tables = [_table(place, job, losses) for place in place_tables(source)]
+    tables = [_table(place, whole, losses) for place in place_tables(source, members)]
     remarks = ["Translated from the rules of iptables; load it with: nft -f FILE"]
     losses.sort(key=lambda loss: loss.line)
     return Translation(script_text(tables, remarks), tuple(losses))
 
 
 @attrs.frozen(slots=True)
-class _Job:
-    """What is to be translated, and how. `admitted`: what holds in general and has been said."""
+class _Whole:
+    """What concerns all tables; `admitted`: part and reason of each loss that need not be said again."""
 
     source: Source
-    optimize: bool
+    survey: Survey
     defragmented: bool
+    optimize: bool
     admitted: set[tuple[str, str]] = attrs.Factory(set)
 
 
-def _table(place: Place, job: _Job, losses: list[Loss]) -> NftTable:
+@attrs.frozen(slots=True)
+class _Target:
+    """The nft table that is being written; `without`: the lines of rules that cannot be in it, and why."""
+
+    place: Place
+    whole: _Whole
+    without: Mapping[int, Lost]
+    objects: Objects = attrs.Factory(Objects)
+    chains: _NftChains = attrs.Factory(lambda: _NftChains())
+    admitted: set[tuple[str, str]] = attrs.Factory(set)
+
+    def new(self, losses: Sequence[Loss]) -> list[Loss]:
+        """Those that were not admitted before."""
+        if not losses:
+            return []
+        keys = {(loss.part, loss.reason): loss for loss in losses}
+        found = [loss for key, loss in keys.items() if key not in self.whole.admitted | self.admitted]
+        self.admitted.update(keys)
+        return found
+
+
+def _table(place: Place, whole: _Whole, losses: list[Loss]) -> NftTable:
     """The table with all rules but those that would nest deeper than nft can."""
     too_deep: dict[int, Lost] = {}
-    admitted = frozenset(job.admitted)
     while True:
-        objects, chains, lost = Objects(), _NftChains(), []
-        job.admitted.intersection_update(admitted)
-        for table in place.tables:
-            lost += _fill(place, table, job, objects, chains, too_deep)
-        written = tuple(chains.all())
+        target = _Target(place, whole, too_deep)
+        found = [loss for table in place.tables for loss in _fill(target, table)]
+        written = tuple(target.chains.all())
         deeper = too_deep_lines(written)
         if not deeper:
             break
         too_deep |= dict.fromkeys(deeper, _TOO_DEEP)
-    losses += lost
-    if job.optimize:
-        written = tuple(optimized(chain, objects) for chain in written)
-    written = tuple(with_shared_sets(written, objects))
-    name = "ip6" if job.source.family is Family.IPV6 else "ip"
-    return NftTable(name, place.name, tuple(t.name for t in place.tables), objects.all(), written)
+    losses += found
+    whole.admitted.update(target.admitted)
+    name = "ip6" if whole.source.family is Family.IPV6 else "ip"
+    origins = tuple(table.name for table in place.tables)
+    if whole.optimize:
+        written = tuple(optimized(chain, target.objects) for chain in written)
+    written = tuple(with_shared_sets(written, target.objects))
+    return NftTable(name, place.name, origins, target.objects.all(), written)
 
 
-def _fill(
-    place: Place, table: SourceTable, job: _Job, objects: Objects, chains: _NftChains, without: Mapping[int, Lost]
-) -> list[Loss]:
+def _fill(target: _Target, table: SourceTable) -> list[Loss]:
     losses: list[Loss] = []
-    own = {chain.name: chains.named(place.chain_name(table, chain)) for chain in table.chains}
-    everywhere = frozenset(chain.name for each in job.source.tables for chain in each.chains) | set(Hook.__members__)
+    own = {chain.name: target.chains.named(target.place.chain_name(table, chain)) for chain in table.chains}
+    everywhere = {chain.name for each in target.whole.source.tables for chain in each.chains} | set(Hook.__members__)
     user_chains = frozenset(c.name for c in table.chains if c.policy is None and target_translator(c.name) is None)
-    reachable, reached = Chains(user_chains, everywhere - user_chains), reaching(table)
+    reachable, reached = Chains(user_chains, frozenset(everywhere - user_chains)), reaching(table)
     for chain in table.chains:
-        target = own[chain.name]
-        target.base = base_line(table, chain) if chain.policy is not None else ""
-        if target.name != chain.name:
-            target.origin = f"iptables: table {table.name}, chain {chain.name}"
+        nft_chain = own[chain.name]
+        nft_chain.base = base_line(table, chain) if chain.policy is not None else ""
+        if nft_chain.name != chain.name:
+            nft_chain.origin = f"iptables: table {table.name}, chain {chain.name}"
         if chain.assumed:
             losses.append(Loss(chain.line, "", f"chain {chain.name}", *_ASSUMED, Fidelity.APPROXIMATED))
-        layout = Layout(target, chains.fresh)
-        where = _Where(job, table, chain, reachable, own, objects, chains, reached[chain.name])
+        layout = Layout(nft_chain, target.chains.fresh)
+        where = _Where(target, table, chain, reachable, own, reached[chain.name])
         for rule in chain.rules:
-            losses += _rule(rule, where, layout, without.get(rule.line))
+            losses += _rule(rule, where, layout)
         if chain.policy is not None:
             _end(chain, layout)
     return losses
@@ -125,37 +151,34 @@ def _fill(
 
 @attrs.frozen(slots=True)
 class _Where:
-    job: _Job
+    """Where rules are: the chain, and whence packets come to it."""
+
+    target: _Target
     table: SourceTable
     chain: SourceChain
     chains: Chains
     names: dict[str, Chain]
-    objects: Objects
-    nft_chains: _NftChains
     hooks: frozenset[str]
+
+    @property
+    def family(self) -> Family:
+        """The source's."""
+        return self.target.whole.source.family
 
     def context(self, parsed: ParsedRule) -> Context:
         """What the translators of a rule here get to know."""
         return Context(
-            self.job.source.family,
+            self.family,
             self.table.name,
             self.chain.name,
             self.chain.policy,
             parsed,
-            self.objects,
+            self.target.objects,
+            self.target.whole.survey,
             hooks=self.hooks,
             siblings=self.chain.rules,
-            defragmented=self.job.defragmented,
+            defragmented=self.target.whole.defragmented,
         )
-
-    def admitted(self, context: Context) -> list[Loss]:
-        """The losses of a rule; what holds in general only if no rule before has said it."""
-        losses = context.losses
-        for loss in context.general:
-            if (loss.part, loss.reason) not in self.job.admitted:
-                self.job.admitted.add((loss.part, loss.reason))
-                losses.append(loss)
-        return losses
 
 
 class _NftChains:
@@ -163,6 +186,7 @@ class _NftChains:
 
     def __init__(self) -> None:
         self._all: dict[str, Chain] = {}
+        self._numbers: dict[str, Iterator[int]] = {}
         self._tracked: dict[str, Chain] = {}
 
     def named(self, name: str) -> Chain:
@@ -170,10 +194,8 @@ class _NftChains:
         return chain
 
     def fresh(self, name: str) -> Chain:
-        number = 1
-        while f"{name}{number}" in self._all:
-            number += 1
-        return self.named(f"{name}{number}")
+        numbers = self._numbers.setdefault(name, itertools.count(1))
+        return self.named(next(each for n in numbers if (each := f"{name}{n}") not in self._all))
 
     def tracked(self, chain: Chain, base: str) -> Chain:
         """The chain behind conntrack that goes with a base chain before it; `base`: its line of type and hook."""
@@ -196,30 +218,35 @@ def _with_helpers(chain: Chain) -> Iterator[Chain]:
         yield from _with_helpers(helper)
 
 
-def _rule(rule: SourceRule, where: _Where, layout: Layout, lost: Lost | None) -> list[Loss]:
+def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
+    lost = where.target.without.get(rule.line)
     if lost is None:
-        known = len(where.objects)
+        objects, known = where.target.objects, len(where.target.objects)
         try:
-            for parsed in readings(rule, where.job.source.family, where.chains):
+            for parsed in readings(rule, where.family, where.chains):
                 try:
                     parts, action, context = _translated(parsed, where)
                 except Lost as error:
                     lost = error
-                    where.objects.keep(known)
+                    objects.keep(known)
                     continue
-                losses = where.admitted(context)
+                losses = [*context.losses, *where.target.new(context.general)]
                 for loss in losses:
                     layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
                 layout.add(parts, action, rule.line)
                 if context.tracked:
-                    behind = where.nft_chains.tracked(where.names[where.chain.name], tracked_line(where.chain))
-                    Layout(behind, where.nft_chains.fresh).add(parts, Action(tuple(context.tracked)), rule.line)
+                    _behind_conntrack(where).add(parts, Action(tuple(context.tracked)), rule.line)
                 return losses
         except Lost as error:
             lost = lost or error
     assert lost is not None, "a rule has a reading, or no translation"
     layout.chain.remark(f"LOST line {rule.line}: {rule.text}: {lost.reason}")
     return [Loss(rule.line, rule.text, lost.part or "rule", lost.reason, lost.advice)]
+
+
+def _behind_conntrack(where: _Where) -> Layout:
+    chains = where.target.chains
+    return Layout(chains.tracked(where.names[where.chain.name], tracked_line(where.chain)), chains.fresh)
 
 
 def _translated(parsed: ParsedRule, where: _Where) -> tuple[list[Part], Action, Context]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import ipaddress
+import socket
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.loss import Lost
@@ -18,25 +18,25 @@ def address_test(left: str, value: str, *, v6: bool, negated: bool = False) -> t
     """Whether an address is within `address[/length|/mask]`; no part at all if every one is."""
     text, _, mask_text = value.partition("/")
     bits = 128 if v6 else 32
+    full = (1 << bits) - 1
     try:
-        address = int(_address(text, v6))
-        length = int(mask_text) if mask_text.isdecimal() else None
-        mask = (1 << bits) - 1
-        if length is not None:
-            mask = mask >> (bits - length) << (bits - length) if length <= bits else -1
-        elif mask_text:
-            mask = int(_address(mask_text, v6))
-    except ValueError:
+        address = _number(text, v6)
+        if not mask_text:
+            mask = full
+        elif mask_text.isdecimal():
+            mask = full ^ (full >> int(mask_text))
+        else:
+            mask = _number(mask_text, v6)
+    except (ValueError, OSError):
         raise Lost(f"{value} is no address with a prefix or a mask", "names are not looked up") from None
-    if mask < 0:
+    if mask_text.isdecimal() and int(mask_text) > bits:
         raise Lost(f"{value} has a prefix longer than {bits}")
-    address &= mask
     if not mask:
         return (NEVER,) if negated else ()
     prefix = _length(mask, bits)
-    plain = str(_of(address, v6))
+    plain = _text(address & mask, v6)
     if prefix is None:
-        return (Test(f"{left} & {_of(mask, v6)}", (plain,), negated),)
+        return (Test(f"{left} & {_text(mask, v6)}", (plain,), negated),)
     return (Test(left, (plain if prefix == bits else f"{plain}/{prefix}",), negated),)
 
 
@@ -95,12 +95,17 @@ def masked_test(left: str, value: str, *, bits: int = 32, negated: bool = False)
     return (Test(left if mask == full else f"{left} & {mask:#x}", (f"{wanted:#x}",), negated),)
 
 
-def _address(text: str, v6: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.IPv6Address(text) if v6 else ipaddress.IPv4Address(text)
+def _number(text: str, v6: bool) -> int:
+    return int.from_bytes(socket.inet_pton(socket.AF_INET6 if v6 else socket.AF_INET, text), "big")
 
 
-def _of(number: int, v6: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.IPv6Address(number) if v6 else ipaddress.IPv4Address(number)
+def _text(number: int, v6: bool) -> str:
+    if not v6:
+        return socket.inet_ntop(socket.AF_INET, number.to_bytes(4, "big"))
+    text = socket.inet_ntop(socket.AF_INET6, number.to_bytes(16, "big"))
+    if "." in text:  # the last 32 bits, which nft does not read everywhere
+        return f"{text.rpartition(':')[0]}:{number >> 16 & 0xFFFF:x}:{number & 0xFFFF:x}"
+    return text
 
 
 def _length(mask: int, bits: int) -> int | None:

@@ -15,7 +15,7 @@ from nfkeep.xtables import _ffi
 __all__ = ["Rule", "parse", "split"]
 
 
-_MEANS_MORE = re.compile(r"[\"'\\\0\v\f\r\x1c-\x1f\x80-\U0010ffff]")  # and what Python takes for a space
+_MEANS_MORE = re.compile(r"['\\\0\v\f\r\x1c-\x1f\x80-\U0010ffff]")  # and what Python takes for a space
 _SPACES = " \t\n"
 
 
@@ -32,8 +32,11 @@ def split(text: str) -> list[str]:
     elsewhere is a character like any other, as in iptables-restore.
     """
     if _MEANS_MORE.search(text) is None:
-        return text.split()
-    words: list[str] = []
+        if '"' not in text:
+            return text.split()
+        if words := _simply_quoted(text.split('"')):
+            return words
+    words = []
     word: list[str] | None = None
     quote = ""
     characters = iter(text)
@@ -62,6 +65,22 @@ def split(text: str) -> list[str]:
         raise InvalidRuleError(f"a {quote} is opened and never closed", text)
     if word is not None:
         words.append("".join(word))
+    return words
+
+
+def _simply_quoted(pieces: list[str]) -> list[str]:
+    """The words, if each pair of quotes is around a whole one; every second piece was within quotes. Else none."""
+    outside = pieces[::2]
+    if (
+        len(pieces) % 2 == 0
+        or not all(outside[1:-1])
+        or any(piece and piece[-1] not in _SPACES for piece in outside[:-1])
+        or any(piece and piece[0] not in _SPACES for piece in outside[1:])
+    ):
+        return []
+    words: list[str] = []
+    for number, piece in enumerate(pieces):
+        words += [piece] if number % 2 else piece.split()
     return words
 
 

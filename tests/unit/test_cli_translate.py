@@ -15,7 +15,7 @@ from nfkeep import Family, migrate
 if TYPE_CHECKING:
     from pathlib import Path
 
-EXACT = "*filter\n:INPUT DROP [7:9]\n-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\nCOMMIT\n"
+EXACT = "*filter\n:INPUT DROP [7:9]\n-A INPUT -s 192.0.2.1/32 -j ACCEPT\nCOMMIT\n"
 LOST = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m no_such_match --really -j DROP\nCOMMIT\n"
 BROKEN = "*filter\n:INPUT ACCEPT [0:0]\n-A OUTPUTT -j DROP\nCOMMIT\n"
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import attrs
 import pytest
 from corpus import Line, extension_file, extension_files, needs_corpus
-from nfkeep.migrate.translate import Translation, translate
 
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
+from nfkeep.migrate import Translation, translate
 
 OUTPUT = ("filter", "OUTPUT")
 PREROUTING = ("mangle", "PREROUTING")
@@ -28,8 +28,8 @@ def conditions(translation: Translation) -> tuple[str, ...]:
 
 
 EXACT = {
-    "-m conntrack --ctstate RELATED,ESTABLISHED": ("ct state { related, established }",),
-    "-m conntrack --ctstate est,n": ("ct state { established, new }",),
+    "-m conntrack --ctstate RELATED,ESTABLISHED": ("ct state related,established",),
+    "-m conntrack --ctstate est,n": ("ct state established,new",),
     "-m conntrack --ctstate SNAT,DNAT": ("ct status & (snat|dnat) != 0",),
     "-m conntrack ! --ctstate NEW,SNAT": (
         "jump INPUT-rule1",
@@ -40,7 +40,7 @@ EXACT = {
     "-m conntrack --ctstate INVALID --ctproto 6": ("ct state invalid",),
     "-m conntrack ! --ctstate NEW,SNAT --ctproto 6": (
         "jump INPUT-rule1",
-        "ct state { invalid, untracked } goto INPUT-rule2",
+        "ct state invalid,untracked goto INPUT-rule2",
         "ct state != new ct status & snat != snat ct protocol tcp goto INPUT-rule2",
         "",
     ),
@@ -50,17 +50,17 @@ EXACT = {
     "-m conntrack --ctproto 6 ! --ctorigdstport 80": ("ct protocol tcp ct original proto-dst != 80",),
     "-p udp -m conntrack --ctreplsrcport 1:9": ("ip protocol udp ct protocol udp ct reply proto-src 1-9",),
     "-m conntrack --ctproto 17 --ctorigdstport 0:65535": ("ct protocol udp",),
-    "-m conntrack --ctproto 17 ! --ctorigdstport 0:65535": ("ct state != { invalid, untracked } meta length 0",),
-    "-m conntrack --ctproto 50 --ctorigdstport 0:9": ("ct protocol 50",),
-    "-m conntrack --ctproto 50 --ctorigdstport 9": ("ct state != { invalid, untracked } meta length 0",),
-    "-m conntrack --ctstatus NONE": ("ct state != { invalid, untracked } meta length 0",),
-    "-m conntrack ! --ctstatus NONE": ("ct state != { invalid, untracked }",),
+    "-m conntrack --ctproto 17 ! --ctorigdstport 0:65535": ("ct state & (invalid|untracked) == 0 meta length 0",),
+    "-m conntrack --ctproto 50 --ctorigdstport 0:9": ("ct protocol esp",),
+    "-m conntrack --ctproto 50 --ctorigdstport 9": ("ct state & (invalid|untracked) == 0 meta length 0",),
+    "-m conntrack --ctstatus NONE": ("ct state & (invalid|untracked) == 0 meta length 0",),
+    "-m conntrack ! --ctstatus NONE": ("ct state & (invalid|untracked) == 0",),
     "-m conntrack ! --ctstatus ASSURED,CONFIRMED": ("ct status & (assured|confirmed) == 0",),
     "-m conntrack --ctexpire 5:10 --ctdir REPLY": ("ct expiration 5s-10s999ms ct direction reply",),
     "-m conntrack ! --ctexpire 7:4294967295": ("ct expiration < 7s",),
     "-m connmark ! --mark 0x1/0x3": ("ct mark & 0x3 != 0x1",),
-    "-m connmark --mark 0x0/0x0": ("ct state != { invalid, untracked }",),
-    "-m connmark --mark 0x1/0x0": ("ct state != { invalid, untracked } meta length 0",),
+    "-m connmark --mark 0x0/0x0": ("ct state & (invalid|untracked) == 0",),
+    "-m connmark --mark 0x1/0x0": ("ct state & (invalid|untracked) == 0 meta length 0",),
     "-m connbytes --connbytes 10 --connbytes-mode bytes --connbytes-dir both": ("ct bytes 10-18446744073709551615",),
     "-m connbytes --connbytes 0:9 --connbytes-mode packets --connbytes-dir reply": (
         "ct packets != 0 ct reply packets 0-9",
@@ -162,6 +162,17 @@ def test_what_is_equal_in_other_chains(rule: str) -> None:
     assert (conditions(translation), translation.losses) == (expected, ())
 
 
+def test_a_cluster_takes_frames_for_its_own() -> None:
+    """A frame to a multicast address is made the host's own, whether the rule matches or not."""
+    translation = translated(f"-m cluster ! {NODES}", *PREROUTING)
+    assert conditions(translation) == (
+        "jump PREROUTING-rule1",
+        "meta pkttype multicast ip daddr != 224.0.0.0/4 meta pkttype set host goto PREROUTING-rule2",
+        "meta length != 0 goto PREROUTING-rule2",
+        "jhash ct original ip saddr mod 5 seed 0xfeedcafe != { 0, 2 }",
+    )
+
+
 def test_types_of_ipv6_addresses() -> None:
     """With IPv6 the types of an address itself all have to be true, and of those of its route one."""
     translation = translated("-m addrtype --src-type UNICAST,LOCAL,ANYCAST ! --dst-type MULTICAST", family=Family.IPV6)
@@ -181,8 +192,8 @@ def test_the_hours_after_midnight() -> None:
 def test_the_days_of_a_month() -> None:
     """They are a set of seconds, up to the last one that iptables knows of."""
     script = translated("-m time --monthdays 31,1").script
-    assert "\t\t\t1738281600-1738454399,\n" in script  # 2025-01-31 and 2025-02-01
-    assert "\t\t\t2143065600-2143151999,\n" not in script  # 2037-11-30
+    assert "\t\t\t1738281600-1738454400,\n" in script  # 2025-01-31 and 2025-02-01
+    assert "\t\t\t2143065600-2143152000,\n" not in script  # 2037-11-30
     assert script.count("-") - 1 > 100
 
 
@@ -199,10 +210,13 @@ class Admission:
 
 
 NEARLY = Fidelity.APPROXIMATED
+NODES = "--cluster-local-nodemask 0x00000005 --cluster-total-nodes 5 --cluster-hash-seed 0xfeedcafe"
 ADMITTED = [
     Admission("-m conntrack --ctorigdstport 80", "call ids", NEARLY),
+    Admission("-m connmark --mark 0x1", "-j CT", NEARLY, "raw", "PREROUTING"),
+    Admission("-m conntrack --ctproto 6", "-j CT", NEARLY, "raw", "PREROUTING"),
     Admission("-m conntrack --ctproto 47 --ctorigdstport 80", "call ids"),
-    Admission('-m connlabel --label "eth0-in"', "connlabel.conf|a name of this host"),
+    Admission('-m connlabel --label "eth0-in"', "a name of this host"),
     Admission("-m owner --socket-exists", "from a socket", chain="OUTPUT"),
     Admission("-m owner ! --socket-exists ! --uid-owner 0", "from a socket", chain="OUTPUT"),
     Admission("-m owner --gid-owner 0-10 --suppl-groups", "supplementary", chain="OUTPUT"),
@@ -228,6 +242,10 @@ ADMITTED = [
     Admission("-m ipvs --ipvs", "virtual servers"),
     Admission("-m rateest --rateest RE1 --rateest-lt --rateest-pps 5", "rates"),
     Admission("-m physdev --physdev-in lo", "ports"),
+    Admission(f"-m cluster {NODES}", "master", NEARLY, "mangle", "FORWARD"),
+    Admission(f"-m cluster {NODES}", "first 32 bits", Fidelity.LOST, "mangle", "FORWARD", Family.IPV6),
+    Admission(f"-m cluster {NODES}", "PREROUTING"),
+    Admission("-m helper --helper ftp*", "the helper"),
 ]
 
 
@@ -236,7 +254,7 @@ def test_what_is_admitted(case: Admission) -> None:
     """What nft cannot say, or only nearly, is a loss with the reason."""
     (loss,) = translated(case.rule, case.table, case.chain, case.family).losses
     assert loss.fidelity is case.fidelity
-    assert any(reason in loss.reason for reason in case.reason.split("|"))
+    assert case.reason in loss.reason
 
 
 TRANSLATED = frozenset(

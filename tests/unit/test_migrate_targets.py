@@ -6,10 +6,10 @@ import re
 
 import pytest
 from corpus import Line, extension_lines, needs_corpus
-from nfkeep.migrate.translate import Translation, translate
 
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
+from nfkeep.migrate import Translation, translate
 
 V4, V6 = Family.IPV4, Family.IPV6
 CHAINS = {
@@ -154,9 +154,9 @@ SEVERAL = {
         "mangle", "INPUT -j CONNMARK --save-mark --nfmask 0x3 --ctmask 0x3",
         [
             "counter jump INPUT-rule1",
-            "ct state != { invalid, untracked } ct mark set ct mark & 0xfffffffc",
-            "ct state != { invalid, untracked } meta mark & 0x1 == 0x1 ct mark set ct mark ^ 0x1",
-            "ct state != { invalid, untracked } meta mark & 0x2 == 0x2 ct mark set ct mark ^ 0x2",
+            "ct state & (invalid|untracked) == 0 ct mark set ct mark & 0xfffffffc",
+            "ct state & (invalid|untracked) == 0 meta mark & 0x1 == 0x1 ct mark set ct mark ^ 0x1",
+            "ct state & (invalid|untracked) == 0 meta mark & 0x2 == 0x2 ct mark set ct mark ^ 0x2",
         ],
     ),
     "bits of the type of service": (
@@ -178,6 +178,10 @@ SEVERAL = {
             "drop",
         ],
     ),
+    "what has a comment": (
+        "mangle", 'INPUT -m comment --comment "a b" -j TTL --ttl-dec 255',
+        ['counter jump INPUT-rule1 comment "a b"', "ip ttl 0-255 goto INPUT-rule2", "ip ttl 0-255 ip ttl set 0 return"],
+    ),
     "ports behind a choice": (
         "nat", "PREROUTING -p tcp -m conntrack ! --ctstate DNAT -j DNAT --to-destination 192.0.2.1:80",
         [
@@ -194,8 +198,8 @@ APPROXIMATED = {
     ),
     "trace": ("raw", "OUTPUT -j TRACE", "counter meta nftrace set 1", "by netlink"),
     "segments": (
-        "mangle", "FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1400",
-        "tcp flags & 0x06 == 0x02 counter tcp option maxseg length 4 tcp option maxseg size set 1400",
+        "mangle", "FORWARD -p tcp -m state --state NEW -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1400",
+        "ct state new tcp flags & 0x06 == 0x02 counter tcp option maxseg length 4 tcp option maxseg size set 1400",
         "without the option",
     ),
     "ports by their distance": (
@@ -284,7 +288,9 @@ def test_lowers_hops_by_a_map() -> None:
 def test_segments_of_packets_that_have_the_option() -> None:
     """The smallest IPv6 segment that `rt mtu` could mean is none: it stands for a route without a limit."""
     (line,) = the_rule(
-        translated("mangle", "FORWARD -p tcp -m tcp --tcp-flags SYN SYN -j TCPMSS --clamp-mss-to-pmtu", V6)
+        translated(
+            "mangle", "FORWARD -p tcp -m state --state NEW -m tcp --tcp-flags SYN SYN -j TCPMSS --clamp-mss-to-pmtu", V6
+        )
     )
     assert line.endswith("tcp option maxseg length 4 rt mtu != 536 tcp option maxseg size set rt mtu")
 
@@ -326,11 +332,19 @@ class TestBehindConntrack:
             assert found[chain] == ["udp dport 69 counter ct state != untracked ct zone set 3"]
             assert found[f"{chain}-tracked1"] == ['udp dport 69 ct helper set "tftp-udp"']
 
+    def test_first(self) -> None:
+        """What has a helper keeps it: whatever may come later for the packet does not count."""
+        rules = "PREROUTING -p tcp -m tcp --dport 21 -j CT --helper ftp\nPREROUTING -i eth0 -j NOTRACK"
+        assert chains(translated("raw", rules))["PREROUTING"] == [
+            "tcp dport 21 counter ct state != untracked ct zone set 0",
+            'iifname "eth0" counter notrack',
+        ]
+
     def test_events(self) -> None:
         """Events are chosen by the packet that begins a connection."""
         found = translated("raw", "PREROUTING -p tcp -j CT --ctevents new,destroy,helper")
         assert chains(found)["PREROUTING-tracked1"] == [
-            "ip protocol tcp ct state { new, related } ct direction original ct event set 0x45"
+            "ip protocol tcp ct state new,related ct direction original ct event set 0x45"
         ]
         assert [loss.fidelity for loss in found.losses] == [Fidelity.APPROXIMATED]
 
@@ -341,7 +355,10 @@ class TestBehindConntrack:
             ("PREROUTING -i lo -j ACCEPT\nPREROUTING -p tcp -j CT --helper ftp", "line 4 may decide"),
             ("PREROUTING -j CT --zone 3\nPREROUTING -p tcp -j CT --helper ftp", "line 4 may decide"),
             ("PREROUTING -p tcp -m state --state INVALID -j CT --helper ftp", "might not be the same"),
+            ("PREROUTING -j CT\nPREROUTING -p tcp -j CT --helper ftp", "line 4 may decide"),
             ("PREROUTING -p sctp -j CT --helper ftp", "none that nft can name"),
+            ("PREROUTING -p tcp -j CT --helper ftp --timeout x", "only the kernel has"),
+            ("PREROUTING -p tcp -j CT --helper ftp --zone mark", "the packet's mark"),
         ],
     )
     def test_not_where_other_packets_get_there(self, rules: str, reason: str) -> None:
@@ -350,6 +367,7 @@ class TestBehindConntrack:
         (loss,) = found.losses
         assert (reason in loss.reason, loss.fidelity) == (True, Fidelity.LOST), loss.reason
         assert "-tracked" not in found.script
+        assert "ct helper" not in "".join(line for line in found.script.splitlines() if "LOST" not in line)
 
 
 class TestNetmap:

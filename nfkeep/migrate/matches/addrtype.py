@@ -68,7 +68,7 @@ def _v6(option: Option, names: tuple[str, ...], side: str, limit: str, context: 
     tests = [Test(f"ip6 {side}", *_BY_ADDRESS[name]) for name in names if name in _BY_ADDRESS]
     types = [kind for name in names for kind in _BY_ROUTE.get(name, ())]
     if types:
-        if limit and "UNREACHABLE" in names:
+        if limit and not {"ANYCAST", "UNREACHABLE"}.isdisjoint(names):
             raise Lost("nft looks the route up without the interface", "leave out the limit to an interface")
         tests.append(Test(f"fib {side}{limit} type", tuple(types)))
         if not limit:

@@ -37,7 +37,7 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
 
 def _path(option: Option) -> Test:
     names = [name for name in option.value.split("/") if name]
-    if any(name in (".", "..") for name in names):
+    if any(name in (".", "..") or "*" in name for name in names):
         raise ValueError(option.value)
     path = quoted("/".join(names) or "/", "the path")
     return Test(f"socket cgroupv2 level {len(names)}", (path,), option.negated)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.entries import HAS_ENTRY, TRACKED_NEVER
+from nfkeep.migrate.entries import HAS_ENTRY, TRACKED_NEVER, admit_template
 from nfkeep.migrate.parts import NEVER
 from nfkeep.migrate.values import masked_test
 
@@ -18,6 +18,7 @@ OPTIONS = {"--mark": 1}
 
 def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     """One test."""
+    admit_template(match, context)
     return tuple(part for option in match.options for part in _parts(option))
 
 

@@ -1,8 +1,7 @@
 """`-m conntrack`: what is known of the packet's connection (conntrack_mt() in xt_conntrack.c).
 
 Without an entry only the state counts: what else the rule asks for is not looked at then, and without a state it never
-matches. A template, as -j CT leaves it in the raw table, is no entry to nft; the rules behind it there that ask for
-anything but the state are the only ones that could tell.
+matches.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.entries import HAS_ENTRY, NO_ENTRY, TRACKED_NEVER
+from nfkeep.migrate.entries import HAS_ENTRY, NO_ENTRY, TRACKED_NEVER, admit_template
 from nfkeep.migrate.flow_ports import flow_protocol, port_ways
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import NEVER, AnyOf, Test
@@ -60,6 +59,8 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     conditions = [_ways(option, context) for option in plain]
     if ports:
         conditions.append(port_ways(ports, protocol, context))
+    if conditions:
+        admit_template(match, context)
     state = match.option("--ctstate")
     if state is None:
         if not conditions:

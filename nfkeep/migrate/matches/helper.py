@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.names import quoted
-from nfkeep.migrate.parts import NEVER, NoneOf, Test
+from nfkeep.migrate.parts import NoneOf, Test
 
 if TYPE_CHECKING:
     from nfkeep.migrate.context import Context
@@ -25,7 +26,9 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     parts: list[Part] = []
     for option in match.options:
         name = option.value
+        if "*" in name:  # it stands for anything at the end of nft's text
+            raise Lost(f"nft cannot ask for the helper {name!r}")
         beginnings = tuple(quoted(name[:end], "the helper") for end in range(1, min(len(name), _LONGEST) + 1))
         test = Test("ct helper", beginnings) if name else Test("ct helper", (f'"{_NO_HELPER}"',), negated=True)
         parts.append(NoneOf(((test,),)) if option.negated else test)
-    return tuple(parts) or (NEVER,)
+    return tuple(parts)

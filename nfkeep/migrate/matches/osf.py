@@ -28,7 +28,7 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
         raise Lost("with --log the kernel matches every known system, not only this one", "leave --log out")
     if genre.negated:
         raise Lost("the kernel takes no notice of its `!`", "decide what is meant, without `!`")
-    if len(genre.value) > _LONGEST or genre.value == _NOT_FOUND or not genre.value:
+    if len(genre.value) > _LONGEST or genre.value == _NOT_FOUND or not genre.value or "*" in genre.value:
         raise Lost(f"nft cannot ask for the system {genre.value!r}")
     context.approximate(match, "a packet that looks like several systems is taken for the first of them only")
     return (Test(f"osf {_TTL[ttl.value if ttl else '0']}name", (quoted(genre.value, "the system"),)),)

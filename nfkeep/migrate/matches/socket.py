@@ -34,7 +34,7 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
         parts = [AnyOf(((found,), _DEFRAGMENT))]
     else:
         context.approximate(
-            match, "nft does not put fragments together for it: they match only where connections are tracked, too"
+            match, "nft has no fragments put together for it: rules see them one by one, unless connections are tracked"
         )
     if "--nowildcard" not in given:
         parts.append(NoneOf(((_WILDCARD,),)))

@@ -21,30 +21,34 @@ _FIELDS = {
     **{f"--srh-segs-left-{compare}": "rt seg-left" for compare in ("eq", "gt", "lt")},
     **{f"--srh-last-entry-{compare}": "srh last-entry" for compare in ("eq", "gt", "lt")},
 }
+_CONSISTENT = "segments-left"
+_ON_A_LINE = 8
 OPTIONS = {**dict.fromkeys(_FIELDS, 1), "--srh-tag": 1, "--srh-psid": 1, "--srh-nsid": 1, "--srh-lsid": 1}
 
 
 def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     """One test for each option, in a header of type 4 whose segments left are not beyond its last one."""
-    parts = (part for option in match.options for part in _part(option, context))
-    return (Test("rt type", ("4",)), *_consistent(match, context), *parts)
+    parts = tuple(part for option in match.options for part in _part(option))
+    return (Test("rt type", ("4",)), _consistent(match, context), *parts)
 
 
-def _consistent(match: Extension, context: Context) -> tuple[Part, ...]:
-    """That segments left is at most the last entry. nft compares fields with numbers only, so one has to be given."""
+def _consistent(match: Extension, context: Context) -> Test:
+    """That segments left is at most the last entry.
+
+    nft compares fields with numbers only: either one is given, or a set lists what goes together.
+    """
     left, last = match.option("--srh-segs-left-eq"), match.option("--srh-last-entry-eq")
     if left and not left.negated:
-        return (Test("srh last-entry", (f"{octet_range(left)[0]}-{MOST}",)),)
+        return Test("srh last-entry", (f"{octet_range(left)[0]}-{MOST}",))
     if last and not last.negated:
-        return (Test("rt seg-left", (f"0-{octet_range(last)[0]}",)),)
-    context.approximate_in_general(
-        "-m srh",
-        "a malformed header that has more segments left than segments does not match with iptables, here it can",
-    )
-    return ()
+        return Test("rt seg-left", (f"0-{octet_range(last)[0]}",))
+    pairs = [f"{number} . {number}-{MOST}," for number in range(MOST)] + [f"{MOST} . {MOST}"]
+    elements = (" ".join(pairs[n : n + _ON_A_LINE]) for n in range(0, len(pairs), _ON_A_LINE))
+    body = ("typeof rt seg-left . srh last-entry", "flags interval", "elements = {", *elements, "}")
+    return Test("rt seg-left . srh last-entry", (f"@{context.objects.declare('set', _CONSISTENT, body)}",))
 
 
-def _part(option: Option, context: Context) -> tuple[Part, ...]:
+def _part(option: Option) -> tuple[Part, ...]:
     if option.name == "--srh-next-hdr":
         return (Test("rt nexthdr", (str(_octet(option.value)),), option.negated),)
     if field := _FIELDS.get(option.name):

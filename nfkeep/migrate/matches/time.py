@@ -142,7 +142,10 @@ def _monthday_tests(monthdays: frozenset[int], later: int, context: Context) -> 
 
 
 def _runs(monthdays: frozenset[int], later: int) -> Iterator[tuple[int, int]]:
-    """First and last second of each run of days, `later` days after those of the month."""
+    """Begin and end of each run of days, `later` days after those of the month.
+
+    nft counts nanoseconds and takes the end for a part of the range: one nanosecond too many.
+    """
     epoch = datetime.date(1970, 1, 1)
     begun: int | None = None
     for number in range((_FIRST_DATE - epoch).days, (_LAST_DATE - epoch).days + 2):
@@ -151,5 +154,5 @@ def _runs(monthdays: frozenset[int], later: int) -> Iterator[tuple[int, int]]:
         if within and begun is None:
             begun = number
         elif not within and begun is not None:
-            yield (begun + later) * _DAY, (number + later) * _DAY - 1
+            yield (begun + later) * _DAY, (number + later) * _DAY
             begun = None

@@ -1,0 +1,156 @@
+"""A table of -m hashlimit as a set of nft whose elements have limits of their own (xt_hashlimit.c, nft_limit.c)."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nfkeep.migrate.loss import Lost
+from nfkeep.migrate.rates import nft_rate, rate_and_unit, unit_seconds
+
+if TYPE_CHECKING:
+    from nfkeep.migrate.rule import Extension
+
+MODES = ("srcip", "dstip", "srcport", "dstport")
+_SCALE = 1_000_000  # XT_HASHLIMIT_SCALE_v2
+_U32 = (1 << 32) - 1
+_CREDITS = 4_194_304_000  # HZ * CREDITS_PER_JIFFY_BYTES, with HZ of 250 or 1000
+_FACTORS = {"k": 1024, "m": 1024 * 1024}
+_SHORTEST_GC = 1000
+_LARGEST_TABLE = 1_048_576  # HASHLIMIT_MAX_SIZE
+_BUCKETS = 8192  # htable_create() with a gigabyte of memory or more
+
+
+@attrs.frozen(slots=True)
+class Limit:
+    """What all rules of one name have in common: whatever they say, the kernel takes it from the first one loaded."""
+
+    mode: frozenset[str]
+    rate: str
+    """As nft has it: `3/minute burst 5 packets`."""
+
+    seconds_to_refill: float
+    expire: int
+    gc_interval: int
+    """Both in milliseconds."""
+
+    size: int
+    source_length: int
+    target_length: int
+
+    @property
+    def in_bytes(self) -> bool:
+        """Whether it counts bytes."""
+        return "bytes/" in self.rate
+
+    @property
+    def uncertain(self) -> bool:
+        """Whether it can be seen how soon the kernel's collector comes by that forgets a full bucket's key."""
+        return self.gc_interval > _SHORTEST_GC and self.seconds_to_refill * 1000 > self.expire
+
+
+@attrs.frozen(slots=True)
+class Asked:
+    """One match of hashlimit, read."""
+
+    name: str
+    above: bool
+    limit: Limit
+
+    @classmethod
+    def of(cls, match: Extension, bits: int) -> Asked:
+        """Read the options of a match, for addresses of so many bits."""
+        if match.option("--hashlimit-rate-match", "--hashlimit-rate-interval"):
+            raise Lost(
+                "nft does not measure rates in intervals", "leave --hashlimit-rate-match out: a limit has a burst"
+            )
+        option, name = match.option("--hashlimit-above", "--hashlimit-upto"), match.option("--hashlimit-name")
+        if option is None or name is None:
+            raise Lost("--hashlimit-upto or --hashlimit-above and --hashlimit-name are needed")
+        above = (option.name == "--hashlimit-above") != option.negated
+        return cls(name.value, above, _limit(match, option.value, bits))
+
+
+def _limit(match: Extension, rate: str, bits: int) -> Limit:
+    def value(name: str, default: int) -> int:
+        option = match.option(f"--hashlimit-{name}")
+        return int(option.value) if option else default
+
+    burst = match.option("--hashlimit-burst")
+    mode = match.option("--hashlimit-mode")
+    wanted = frozenset(mode.value.replace("|", ",").split(",")) if mode else frozenset()
+    if unknown := wanted - set(MODES):
+        raise Lost(f"there is no mode {min(unknown)}")
+    parse = _bytes if "b/s" in rate else _packets
+    text, refill, expire = parse(rate, burst.value if burst else "")
+    buckets = min(value("htable-size", _BUCKETS), _LARGEST_TABLE)
+    most = min(value("htable-max", 0), _LARGEST_TABLE)
+    return Limit(
+        wanted,
+        text,
+        refill,
+        value("htable-expire", expire),
+        value("htable-gcinterval", _SHORTEST_GC),
+        max(most, buckets) if most else 8 * buckets,
+        value("srcmask", bits),
+        value("dstmask", bits),
+    )
+
+
+def _packets(rate: str, burst: str) -> tuple[str, float, int]:
+    """A rate of packets for nft, in how many seconds a bucket fills, and after how many milliseconds a key goes."""
+    number, unit = rate_and_unit(rate)
+    average = _SCALE * unit_seconds(unit) // number
+    packets = int(burst or "5")
+    if not average or not packets:
+        raise Lost("the kernel refuses this rate with this burst")
+    period = average / _SCALE
+    return f"{nft_rate(rate, period)} burst {packets} packets", period * packets, unit_seconds(unit) * 1000
+
+
+def _bytes(rate: str, burst: str) -> tuple[str, float, int]:
+    """The same of bytes: the kernel's bucket has one second's rate, and is filled anew as often as the burst says."""
+    cost = _U32 // ((_size(rate.removesuffix("/s")) >> 4) + 1)
+    chunk = cost * _CREDITS >> 32  # user2credits_byte(): credits for 16 bytes
+    if not chunk:
+        raise Lost("the kernel refuses a rate as high as this")
+    per_second = round(_CREDITS / chunk * 16)
+    if not burst:
+        return f"{per_second} bytes/second", 1.0, 15_000
+    whole = ((_U32 // cost) - 1) << 4
+    refills = -(-_size(burst) // whole) if whole else 0
+    if refills * per_second > _U32:
+        raise Lost("nft's bursts end at 4 GB")
+    return f"{per_second} bytes/second burst {refills * per_second} bytes", 1.0 + refills, 60_000
+
+
+def _size(text: str) -> int:
+    """`20kb` in bytes."""
+    digits = text.rstrip("b").rstrip("km")
+    return int(digits) * _FACTORS.get(text[len(digits) : len(digits) + 1], 1)
+
+
+def key_of(limit: Limit, ip: str, ports: tuple[str, str]) -> str:
+    """What tells buckets apart, for nft; `ports` is what to read as source and destination port."""
+    return " . ".join(_fields(limit, ip, ports))
+
+
+def type_of(limit: Limit, ip: str) -> str:
+    """The same as the type of a set."""
+    address = "ipv6_addr" if ip == "ip6" else "ipv4_addr"
+    return " . ".join(
+        "inet_service" if "port" in field else address for field in _fields(limit, ip, ("sport", "dport"))
+    )
+
+
+def _fields(limit: Limit, ip: str, ports: tuple[str, str]) -> list[str]:
+    fields = []
+    for mode, side, length in (("srcip", "saddr", limit.source_length), ("dstip", "daddr", limit.target_length)):
+        if mode in limit.mode and length:
+            mask = ipaddress.ip_network(f"{'::' if ip == 'ip6' else '0.0.0.0'}/{length}")
+            whole = length == mask.max_prefixlen
+            fields.append(f"{ip} {side}" if whole else f"{ip} {side} & {mask.netmask}")
+    fields += [text for mode, text in zip(("srcport", "dstport"), ports, strict=True) if mode in limit.mode]
+    return fields or [f"{ip} saddr & {'::' if ip == 'ip6' else '0.0.0.0'}"]
