@@ -41,7 +41,7 @@ def first_fragment(context: Context, header: int) -> tuple[Part, ...]:
         if context.v6:  # nf_ct_frag6_gather() in nf_conntrack_reasm.c lets go what is -EPROTO
             context.approximate_in_general(
                 "fragments",
-                "malformed later fragments, which conntrack does not put together, never match with iptables; here they can",
+                "malformed later fragments, which conntrack leaves alone, never match with iptables; here they can",
                 "no host puts them together either: nothing needs to be done",
             )
         return ()
