@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from nfkeep.migrate.translate import Translation, translate
 from twins import filter_table
 
 from nfkeep import Family
 from nfkeep.errors import InvalidRuleError
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.translate import Translation, translate
 
 
 def of(sets: str, *rules: str, family: Family = Family.IPV4) -> Translation:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from corpus import extension_lines, needs_corpus
+from nfkeep.migrate.translate import Translation, translate
 from twins import filter_table
 
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.translate import Translation, translate
 
 ALL = "--mask 255.255.255.255 --rsource"
 
