@@ -8,10 +8,10 @@ import random
 import time
 
 import pytest
-from nfkeep.migrate.translate import translate
 from twins import Twins
 
 from nfkeep import Family
+from nfkeep.migrate import translate
 from nfkeep.namespaces import Namespace
 
 MAC = "00:11:22:33:44:55"

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 from corpus import extension_lines, needs_corpus
-from nfkeep.migrate.translate import Translation, translate
 from twins import filter_table
 
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
+from nfkeep.migrate import Translation, translate
 
 ALL = "--mask 255.255.255.255 --rsource"
 
@@ -142,14 +142,14 @@ def test_hashlimit_limits_each_key(options: str, expected: tuple[str, list[str]]
     key = limit.split("{ ")[1].split(" limit")[0]
     assert rules_in(found, "OUTPUT-rule1")[-2:] == [f"update @hashlimit-x-keys {{ {key} }} goto OUTPUT-rule2", "drop"]
     assert (rules_in(found, "OUTPUT-rule2"), declared(found, "set hashlimit-x-keys")) == ([limit], keys)
-    assert found.exact
+    assert {loss.part for loss in found.losses} == {"fragments"}  # which no conntrack puts together here
 
 
 LOST = {
     "-m recent --update --rttl --name a": "TTL",
     f"-m recent --rcheck --hitcount 300 --name a {ALL}": "too many sets",
     "-m hashlimit --hashlimit-upto 4/sec --hashlimit-mode srcip --hashlimit-name a --hashlimit-rate-match": "intervals",
-    "-m rateest --rateest RE1 --rateest-lt --rateest-bps 8bit": "estimator",
+    "-m rateest --rateest RE1 --rateest-lt --rateest-bps 8bit": "estimate",
     "-m set --match-set nobody src": "not known",
 }
 NEARLY = {
