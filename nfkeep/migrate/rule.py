@@ -139,6 +139,18 @@ def parse_rule(rule: SourceRule, family: Family, chains: frozenset[str]) -> Pars
         raise Lost(unknown, "no translation is known for it; rewrite it by hand") from None
 
 
+def printed_rule(rule: SourceRule, family: Family, chains: frozenset[str]) -> ParsedRule | None:
+    """The rule as iptables-save prints it, with names of ports and types as numbers; None if it is in that form.
+
+    Raises as parse_rule does.
+    """
+    words = _printed(rule, family)
+    try:
+        return None if words == rule.words else _placed(rule, words, chains)
+    except _OtherForm:
+        return None
+
+
 def _printed(rule: SourceRule, family: Family) -> tuple[str, ...]:
     """The words as iptables-save would print them."""
     from nfkeep.xtables.text import split

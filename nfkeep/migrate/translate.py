@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from nfkeep.errors import InvalidRuleError
 from nfkeep.migrate import names
 from nfkeep.migrate.context import Context, Objects
 from nfkeep.migrate.fragments import uses_conntrack
@@ -14,7 +15,7 @@ from nfkeep.migrate.layout import Action, Chain, Layout
 from nfkeep.migrate.loss import Loss, Lost
 from nfkeep.migrate.parts import Rows, Statement
 from nfkeep.migrate.placement import base_line, place_tables
-from nfkeep.migrate.rule import VERDICTS, ParsedRule, match_translator, parse_rule, target_translator
+from nfkeep.migrate.rule import VERDICTS, ParsedRule, match_translator, parse_rule, printed_rule, target_translator
 from nfkeep.migrate.script import NftTable, script_text
 from nfkeep.migrate.source import SourceChain, SourceRule, SourceTable, read_source
 from nfkeep.model import Counters, Family
@@ -117,19 +118,36 @@ class _Chains:
 
 def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
     try:
-        parsed = parse_rule(rule, where.family, where.user_chains)
-        context = where.context(parsed)
-        parts = (*head_parts(context), *_match_parts(parsed, context))
-        action = _action(parsed, context, where)
+        parts, action, losses = _translated(rule, where)
     except Lost as lost:
         loss = Loss(rule.line, rule.text, lost.part or "rule", lost.reason, lost.advice)
         layout.chain.remark(f"LOST line {rule.line}: {rule.text}: {lost.reason}")
         return [loss]
-    losses = [*context.losses, *where.unsaid(context.general)]
     for loss in losses:
         layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
     layout.add(parts, action, rule.line)
     return losses
+
+
+def _translated(rule: SourceRule, where: _Where) -> tuple[tuple[Part, ...], Action, list[Loss]]:
+    parsed = parse_rule(rule, where.family, where.user_chains)
+    try:
+        return _parts_and_action(parsed, where)
+    except Lost:  # a name where iptables-save prints a number?
+        try:
+            printed = printed_rule(rule, where.family, where.user_chains)
+        except (Lost, InvalidRuleError):
+            printed = None
+        if printed is None or printed == parsed:
+            raise
+        return _parts_and_action(printed, where)
+
+
+def _parts_and_action(parsed: ParsedRule, where: _Where) -> tuple[tuple[Part, ...], Action, list[Loss]]:
+    context = where.context(parsed)
+    parts = (*head_parts(context), *_match_parts(parsed, context))
+    action = _action(parsed, context, where)
+    return parts, action, [*context.losses, *where.unsaid(context.general)]
 
 
 def _match_parts(parsed: ParsedRule, context: Context) -> list[Part]:
