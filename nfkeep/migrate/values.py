@@ -64,16 +64,6 @@ def merged(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     return tuple(found)
 
 
-def range_test(left: str, low: int, high: int, most: int, *, negated: bool = False) -> Test | None:
-    """Whether a number is within low..high; None if there is nothing to test, as every number is.
-
-    The caller decides what None means where the number might be absent, and what a negated None does.
-    """
-    if low == 0 and high == most:
-        return None
-    return Test(left, (str(low) if low == high else f"{low}-{high}",), negated)
-
-
 def header_range(left: str, low: int, high: int, most: int, *, negated: bool = False) -> tuple[Part, ...]:
     """Whether a number in a header is within low..high. All numbers are still a condition: there has to be a header."""
     if low > high:
