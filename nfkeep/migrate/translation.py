@@ -98,6 +98,8 @@ class _Target:
 
     def new(self, losses: Sequence[Loss]) -> list[Loss]:
         """Those that were not admitted before."""
+        if not losses:
+            return []
         keys = {(loss.part, loss.reason): loss for loss in losses}
         found = [loss for key, loss in keys.items() if key not in self.whole.admitted | self.admitted]
         self.admitted.update(keys)
