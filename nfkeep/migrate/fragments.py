@@ -38,6 +38,12 @@ def uses_conntrack(source: Source) -> bool:
 def first_fragment(context: Context, header: int) -> tuple[Part, ...]:
     """That a packet is no later fragment; `header` is how many bytes the match wants to see at least."""
     if context.defragmented:
+        if context.v6:  # nf_ct_frag6_gather() in nf_conntrack_reasm.c lets go what is -EPROTO
+            context.approximate_in_general(
+                "fragments",
+                "malformed later fragments, which conntrack leaves alone, never match with iptables; here they can",
+                "no host puts them together either: nothing needs to be done",
+            )
         return ()
     if header > _SMALLEST:
         admit(context)

@@ -59,12 +59,27 @@ def _part(option: Option, context: Context) -> tuple[Part, ...]:
     if name == "-p":
         if option.value in _ANY_PROTOCOL:
             return (NEVER,) if negated else ()
-        if context.v6 and not context.defragmented:
-            admit(context)
-        if context.v6 and protocol_name(option.value) == "ah":  # ip6_packet_match() looks behind it
-            return () if negated else (NEVER,)
+        if context.v6 and (found := _only_with_ipv6(option, context)) is not None:
+            return found
         return (protocol_test(option.value, v6=context.v6, negated=negated),)
     return (Test("ip frag-off & 0x1fff", ("0",), negated=not negated),)  # -f: what is not the first fragment
+
+
+def _only_with_ipv6(option: Option, context: Context) -> tuple[Part, ...] | None:
+    """Where the protocols of ip6_packet_match() and of nft_set_pktinfo_ipv6() differ; the parts, if that settles it.
+
+    iptables goes on behind an authentication header, and so sees none; nft (IP6_FH_F_AUTH) stops at it.
+    """
+    if not context.defragmented:
+        admit(context)
+    if protocol_name(option.value) == "ah":
+        return () if option.negated else (NEVER,)
+    context.approximate_in_general(
+        "-p",
+        "of packets with an authentication header iptables sees the protocol behind it, nft that header only",
+        "decide on such packets first, with -m ah",
+    )
+    return None
 
 
 def _number(name: str) -> int:

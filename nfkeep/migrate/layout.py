@@ -18,7 +18,7 @@ import attrs
 from nfkeep.migrate.parts import NEVER, AnyOf, NoneOf, Rows, Statement, Test
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from nfkeep.migrate.parts import Part, Simple
 
@@ -177,7 +177,19 @@ def _fork(
 def tidied(parts: Sequence[Part]) -> tuple[Part, ...]:
     """The same parts with simple choices written as sets, and without what others imply."""
     simple = tuple(part for each in parts for part in _simplified(each))
-    return _apart(tuple(part for n, part in enumerate(simple) if not _implied(part, simple[n + 1 :])))
+    needed = (part for n, part in enumerate(simple) if not _implied(part, simple[n + 1 :]))
+    return _apart(_once(needed))
+
+
+def _once(parts: Iterable[Part]) -> tuple[Part, ...]:
+    """The parts without tests that an earlier one has made already."""
+    kept: list[Part] = []
+    for part in parts:
+        ways = part.ways if isinstance(part, (AnyOf, NoneOf)) else ((part,),)
+        tests_only = all(isinstance(each, Test) for way in ways for each in way)
+        if part not in kept or not tests_only:
+            kept.append(part)
+    return tuple(kept)
 
 
 def _simplified(part: Part) -> tuple[Part, ...]:

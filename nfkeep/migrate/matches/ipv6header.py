@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import NEVER, AnyOf, NoneOf, Statement, Test
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     assert option is not None, "libxtables insists on it"
     wanted = dict.fromkeys(_NAMES[name.lower()] for name in option.value.split(",") if name != "NONE")
     soft = match.option("--soft") is not None
+    if "ah" in wanted and context.rule.of_head("-p"):
+        raise Lost("nft does not see the protocol behind an authentication header", "leave out -p")
     if any(end in wanted for end in _ENDS) and (soft or "ah" in wanted):
         context.approximate(
             f"-m {match}", "what follows an authentication header and another header behind it is not seen"

@@ -160,6 +160,7 @@ class Harness:
         source = read_source(save_text, self.family)
         pair = self._pair(any(each.name == "nat" for each in source.tables), [packet])
         self._load(pair, save_text, "")
+        pair.legacy.begin()
         before = saved(pair.legacy.namespace, self.family)
         pair.legacy.send(packet)
         after = saved(pair.legacy.namespace, self.family)

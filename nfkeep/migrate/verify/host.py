@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.verify.netlink import Link, Netfilter
-from nfkeep.migrate.verify.observed import TO_LOOPBACK, Log
+from nfkeep.migrate.verify.observed import MARKS_IN, TO_LOOPBACK, Log
 from nfkeep.model import Family
 from nfkeep.namespaces import Namespace
 
@@ -100,8 +100,10 @@ class Host:
                 self._add(name)
 
     def begin(self) -> None:
-        """Forget what packets have left behind: connections, routes, what was seen."""
+        """Forget what packets have left behind: connections, routes, memberships, what was seen."""
         self.netfilter.flush_conntrack()
+        while self._joined:
+            self._joined.popitem()[1].close()
         for address in sorted(self._local):
             self._link.local(address, self._indexes["lo"], wanted=False)
         self._local.clear()
@@ -204,7 +206,8 @@ class Host:
 
     def _frame(self, packet: Packet, own: bytes) -> bytes:
         kind = 0x86DD if self.family is Family.IPV6 else 0x0800
-        return (packet.destination_mac or own) + packet.source_mac + struct.pack("!H", kind) + packet.bytes
+        source = packet.source_mac if not packet.mark else MARKS_IN + struct.pack("=I", packet.mark)
+        return (packet.destination_mac or own) + source + struct.pack("!H", kind) + packet.bytes
 
     def _send_own(self, packet: Packet) -> None:
         sender = self._raw.get((packet.uid, packet.gid, packet.mark))
@@ -232,7 +235,7 @@ class Host:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         if packet.mark:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, packet.mark)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", packet.mark))
         return made
 
 

@@ -44,7 +44,8 @@ def table(family: Family, *, connmark: bool, conditions: Iterable[str] = ()) -> 
     settle = f"meta mark {SETTLE_MARK:#x} meta l4proto {SETTLE_PROTOCOL} log group {SETTLE_GROUP} drop"
     # Reports of group membership, which the kernel sends when it likes: they alone have no socket of anybody's.
     report = "ip protocol igmp" if family is Family.IPV4 else "icmpv6 type { 130, 131, 132, 143 }"
-    early = {"prerouting": [settle], "output": [f"{report} meta skuid 0-4294967295 accept", f"{report} drop"]}
+    marked = f"meta iiftype ether @ll,48,16 {int.from_bytes(MARKS_IN, 'big'):#x} meta mark set @ll,64,32"
+    early = {"prerouting": [settle, marked], "output": [f"{report} meta skuid 0-4294967295 accept", f"{report} drop"]}
     text = [f"table {name} {TABLE} {{"]
     for hook, rules in early.items():
         text += [f"chain early_{hook} {{ type filter hook {hook} priority {_EARLIEST}", *rules, "}"]
@@ -54,6 +55,8 @@ def table(family: Family, *, connmark: bool, conditions: Iterable[str] = ()) -> 
     return "\n".join([*text, "}", ""])
 
 
+MARKS_IN = bytes.fromhex("024d")
+"""How a source MAC begins whose other four bytes are the mark, as the host stores it, that the packet begins with."""
 SETTLE_MARK, SETTLE_PROTOCOL = 0x4E466B70, 253  # RFC 3692: a protocol for experiments
 
 

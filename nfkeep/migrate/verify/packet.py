@@ -67,7 +67,7 @@ class Packet:
         where = f"received on {self.enters}" if self.enters else "sent by the host itself"
         if self.enters is None and (self.uid or self.gid):
             where += f" (uid {self.uid}, gid {self.gid})"
-        if self.enters is None and self.mark:
+        if self.mark:
             where += f" (mark {self.mark:#x})"
         towards = f", routed to {self.leaves}" if self.leaves else ", to the host itself"
         return f"{describe(self.bytes)} {where}{towards}"
