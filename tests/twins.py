@@ -71,6 +71,22 @@ class Twins:
                 passed.append(False)
         return passed[0], passed[1]
 
+    def send_raw(self, source: str, protocol: int, payload: bytes, *, to: str = "") -> tuple[bool, bool]:
+        """The same with a packet of another protocol, by its number."""
+        passed = []
+        kind = _FAMILIES[self._family]
+        for namespace in self._namespaces:
+            with namespace:
+                raw = socket.socket(kind, socket.SOCK_RAW, protocol)
+            with raw:
+                raw.bind((source, 0))
+                try:
+                    raw.sendto(payload, (to or _ANYWHERE[self._family], 0))
+                    passed.append(True)
+                except PermissionError:
+                    passed.append(False)
+        return passed[0], passed[1]
+
     def _socket(self, number: int, source: str) -> socket.socket:
         known = self._sockets.get((number, source))
         if known is None:

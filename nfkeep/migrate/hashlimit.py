@@ -16,6 +16,11 @@ if TYPE_CHECKING:
 MODES = ("srcip", "dstip", "srcport", "dstport")
 _SCALE = 1_000_000  # XT_HASHLIMIT_SCALE_v2
 _U32 = (1 << 32) - 1
+_U64 = (1 << 64) - 1
+_CREDITS_OF_PACKETS = 137_438_953
+"""In user2credits(): what a millionth of a second is worth, with HZ of 250 or 1000; a large burst of a slow rate
+overflows with it, and is smaller than it says."""
+
 _CREDITS = 4_194_304_000  # HZ * CREDITS_PER_JIFFY_BYTES, with HZ of 250 or 1000
 _FACTORS = {"k": 1024, "m": 1024 * 1024}
 _SHORTEST_GC = 1000
@@ -104,10 +109,13 @@ def _packets(rate: str, burst: str) -> tuple[str, float, int]:
     number, unit = rate_and_unit(rate)
     average = _SCALE * unit_seconds(unit) // number
     packets = int(burst or "5")
-    if not average or not packets:
+    cost = average * _CREDITS_OF_PACKETS & _U64
+    credit = average * packets * _CREDITS_OF_PACKETS & _U64
+    if not cost or credit < cost:
         raise Lost("the kernel refuses this rate with this burst")
     period = average / _SCALE
-    return f"{nft_rate(rate, period)} burst {packets} packets", period * packets, unit_seconds(unit) * 1000
+    text = f"{nft_rate(rate, period)} burst {credit // cost} packets"
+    return text, period * (credit // cost), unit_seconds(unit) * 1000
 
 
 def _bytes(rate: str, burst: str) -> tuple[str, float, int]:

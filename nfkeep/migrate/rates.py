@@ -8,6 +8,7 @@ from __future__ import annotations
 from nfkeep.migrate.loss import Lost
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
+_TICK = 0.004
 _CLOSE_ENOUGH = 0.001
 """Within this the written rate is taken: the 4 ms of a tick make more of a difference to any burst."""
 
@@ -31,6 +32,15 @@ def unit_seconds(unit: str) -> int:
 def duration(seconds: int) -> str:
     """Seconds as nft reads them: with nine digits they are too large for it, in days they are not."""
     return f"{seconds}s" if seconds < 10**8 else f"{seconds // 86400}d{seconds % 86400}s"
+
+
+def coarse(seconds_to_refill: float) -> str:
+    """What differs if a bucket fills up within a tick: the kernel adds credit once a tick, nft at once. Or ""."""
+    if seconds_to_refill >= _TICK:
+        return ""
+    return (
+        "the bucket fills up within a tick (4 ms where HZ is 250): iptables lets no more than a burst through in each"
+    )
 
 
 def nft_rate(text: str, period: float) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from nfkeep.migrate.hashlimit import Asked, Limit, key_of, type_of
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import AnyOf, NoneOf, Statement, Test
+from nfkeep.migrate.rates import coarse
 
 if TYPE_CHECKING:
     from nfkeep.migrate.context import Context
@@ -106,6 +107,12 @@ def _admit(match: Extension, limit: Limit, context: Context) -> None:
             "iptables takes a packet for 1 to 16 bytes longer than it is (12 if it has 100 bytes, 4 if 1500); "
             "and it grants the burst once for each key, nft again and again as it refills",
         )
+    burst = match.option("--hashlimit-burst")
+    if burst and not limit.in_bytes and not limit.rate.endswith(f" {int(burst.value)} packets"):
+        text = limit.rate.partition("burst ")[2]
+        context.approximate(match, f"the kernel's credits overflow: its burst is {text} where HZ is 250 or 1000")
+    if reason := coarse(limit.seconds_to_refill):
+        context.approximate(match, reason)
     if limit.uncertain:
         context.approximate(
             match,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import Statement
-from nfkeep.migrate.rates import nft_rate, rate_and_unit, unit_seconds
+from nfkeep.migrate.rates import coarse, nft_rate, rate_and_unit, unit_seconds
 
 if TYPE_CHECKING:
     from nfkeep.migrate.context import Context
@@ -41,6 +41,8 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
             context.approximate(
                 match, f"the kernel makes {text} {real:.6g}/second where HZ is 250 or 1000, and so does nft here"
             )
+    if reason := coarse(packets * cost / _CREDITS):
+        context.approximate(match, reason)
     burst_text = f"burst {_credits(average * packets) // cost} packets"
     name = context.objects.fresh(f"limit-{context.chain}")
     name = context.objects.declare("limit", name, (f"rate {nft_rate(text, cost / _CREDITS)} {burst_text}",))
