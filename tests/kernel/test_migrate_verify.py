@@ -97,7 +97,11 @@ EQUAL = {
     ),
     "the way back": (V4, "raw", "PREROUTING -m rpfilter --invert -j DROP", "fib saddr . iif oif 0 drop"),
     "a packet log": (
-        V4, "filter", "INPUT -p udp -j NFLOG --nflog-group 5 --nflog-prefix x", 'ip protocol udp log group 5 prefix "x"',
+        V4, "filter", "INPUT -p udp -j NFLOG --nflog-group 5 --nflog-prefix x",
+        'ip protocol udp log group 5 prefix "x"',
+    ),
+    "by chance": (
+        V4, "filter", "INPUT -m statistic --mode random --probability 0.5 -j DROP", "meta random < 0x80000000 drop",
     ),
     "a class": (
         V4, "mangle", "POSTROUTING -p udp -j CLASSIFY --set-class 1:ffff",

@@ -106,9 +106,8 @@ def test_around(given: tuple[int, int, int], inside: list[int], outside: list[in
 
 def test_words() -> None:
     """Options belong to their matches, negations to their options, also in the old places."""
-    words = read_words(
-        split('! -s 10.0.0.1/32 -p tcp -m tcp ! --dport 22 --tcp-flags SYN,RST SYN -m limit -j LOG --log-prefix "-x "')
-    )
+    text = '! -s 10.0.0.1/32 -p tcp -m tcp ! --dport 22 --tcp-flags SYN,RST SYN -m limit -j LOG --log-prefix "-x "'
+    words = read_words(split(text))
     assert words.conditions == (
         Word("", "-s", ("10.0.0.1/32",), True),
         Word("", "-p", ("tcp",), False),
@@ -118,4 +117,5 @@ def test_words() -> None:
         Word("limit", "-m", ("limit",), False),
     )
     assert words.target == "LOG"
+    assert words.options == (Word("LOG", "--log-prefix", ("-x ",), False),)
     assert read_words(["--dport", "!", "22"]).conditions[0] == Word("", "--dport", ("22",), True)

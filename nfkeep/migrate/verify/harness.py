@@ -18,7 +18,7 @@ from nfkeep.migrate.verify.derive import packets_for, wandering
 from nfkeep.migrate.verify.host import Host
 from nfkeep.migrate.verify.observed import table
 from nfkeep.migrate.verify.outcome import Chosen, Outcome, outcome, same_but_for_ports
-from nfkeep.migrate.verify.rulesets import Refused, load_legacy, load_nft, saved
+from nfkeep.migrate.verify.rulesets import Refused, load_legacy, load_nft, saved, tables_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -32,16 +32,21 @@ if TYPE_CHECKING:
 
 @attrs.frozen(slots=True)
 class Difference:
-    """A packet, its number in the sequence, and what either host did. `before`: the sequence as far as this packet."""
+    """A packet, its number in the sequence, and what either host did."""
 
     number: int
     packet: Packet
     legacy: Outcome
     nft: Outcome
-    before: tuple[Packet, ...] = attrs.field(repr=False)
+    sequence: Sequence[Packet] = attrs.field(repr=False)
 
     def __str__(self) -> str:
         return "\n  ".join((str(self.packet), *self.told()))
+
+    @property
+    def before(self) -> Sequence[Packet]:
+        """The sequence as far as this packet."""
+        return self.sequence[: self.number + 1]
 
     def told(self) -> tuple[str, str]:
         """What either host did, in words; with the bytes where the words are the same."""
@@ -115,7 +120,8 @@ class Harness:
         `packets`: how many to derive from the rules, or the packets themselves; `odd`: derive also those that no nft
         rule treats as iptables does (see derive.py); `first`: stop at the first difference; `counters`: compare what
         rules have counted, too, if the script's rules count.
-        A difference counts if it comes again with the rules loaded afresh: limits run by the clock. Raises Refused
+        Where rules go by the clock or by chance, a difference counts if it comes again with the rules loaded afresh; so
+        two rules that go by chance are equal to this, whatever their chances. Raises Refused
         where a host does not take its rules, InvalidRuleError for what is no iptables-save text.
         """
         source = read_source(save_text, self.family)
@@ -127,10 +133,12 @@ class Harness:
             self._load(pair, save_text, script)
         then = self._counters(pair) if counters else ({}, {})
         found = self._run(pair, save_text, sequence, first)
-        if found and _BY_THE_CLOCK.search(save_text):
+        times = _BY_CHANCE_AGAIN if _BY_CHANCE.search(save_text) else 1 if _BY_THE_CLOCK.search(save_text) else 0
+        while found and times:
             self._load(pair, save_text, script)
             again = {each.number for each in self._run(pair, save_text, sequence, first)}
             found = [each for each in found if each.number in again]
+            times -= 1
         if not counters:
             return Comparison(len(sequence), tuple(found))
         legacy, nft = (since(*each) for each in zip(self._counters(pair), then, strict=True))
@@ -207,6 +215,7 @@ class Harness:
         if refusals:
             raise refusals[0]
         pair.observer = observer
+        pair.tables |= tables_of(save_text)
 
     def _differences(self, pair: _Pair, sequence: Sequence[Packet], chosen: Chosen | None) -> Iterator[Difference]:
         for number, packet in enumerate(sequence):
@@ -215,10 +224,11 @@ class Harness:
                 continue
             legacy, nft = outcome(pair.legacy, logged[0]), outcome(pair.nft, logged[1])
             if legacy != nft and not (chosen and same_but_for_ports(legacy, nft, chosen, packet.sport or 0)):
-                yield Difference(number, packet, legacy, nft, tuple(sequence[: number + 1]))
+                yield Difference(number, packet, legacy, nft, sequence)
 
 
 _ROUNDS = 3
+_BY_CHANCE, _BY_CHANCE_AGAIN = re.compile(r"--mode random\b"), 15
 # A list or table of such a name lives on as long as there is a rule with it, through any number of replacements.
 _KEPT_BY_NAME = re.compile(r"-m (?:recent|hashlimit)\b")
 _BY_THE_CLOCK = re.compile(r"-m (?:limit|hashlimit|recent|time|rateest|connbytes)\b|--log")

@@ -69,7 +69,13 @@ def choices_for(word: Word, setting: Setting) -> Choices:
         return Choices()
     try:
         found = function(word, setting)
-    except (ValueError, KeyError, IndexError, OverflowError):  # a word that was read wrongly: no packets from it
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        IndexError,
+        OverflowError,
+    ):  # a word that was read wrongly: no packets from it
         return Choices()
     return found.negated() if word.negated else found
 

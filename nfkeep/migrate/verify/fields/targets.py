@@ -6,7 +6,6 @@ import struct
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.verify import wire
-from nfkeep.migrate.verify.fields.ports import ranges
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
@@ -50,6 +49,7 @@ def _translated(rule: Words) -> Iterator[Fields]:
     yield from ({"sport": port} for port in (80, 600, 40000))
     for option in rule.options:
         if option.name == "--to-ports":
-            low, high = ranges(option.value.replace("-", ":"))[0]
+            numbers = [text for text in option.value.split("-") if text.isdigit()] or ["0"]
+            low, high = int(numbers[0]), int(numbers[-1])
             yield from ({name: port} for name in ("sport", "dport") for port in (low, high) if port)
     yield from ({"state": state} for state in _STATES)
