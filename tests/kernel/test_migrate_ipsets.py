@@ -11,7 +11,7 @@ import pytest
 from twins import Twins
 
 from nfkeep import Family
-from nfkeep.migrate.translate import translate
+from nfkeep.migrate import translate
 from nfkeep.namespaces import Namespace
 
 MAC = "00:11:22:33:44:55"

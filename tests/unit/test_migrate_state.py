@@ -8,7 +8,7 @@ from twins import filter_table
 
 from nfkeep import Family
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.translate import Translation, translate
+from nfkeep.migrate import Translation, translate
 
 ALL = "--mask 255.255.255.255 --rsource"
 
@@ -137,7 +137,7 @@ HASHLIMITS = {
 @pytest.mark.parametrize(("options", "expected"), HASHLIMITS.items())
 def test_hashlimit_limits_each_key(options: str, expected: tuple[str, list[str]]) -> None:
     """The key has a limit of its own, and is forgotten when iptables forgets it; who finds no room is dropped."""
-    found = of(f"-p tcp -m tcp --dport 80 -m hashlimit {options} --hashlimit-name x -j DROP")
+    found = of(f"-p tcp -m state --state NEW -m tcp --dport 80 -m hashlimit {options} --hashlimit-name x -j DROP")
     limit, keys = expected
     key = limit.split("{ ")[1].split(" limit")[0]
     assert rules_in(found, "OUTPUT-rule1")[-2:] == [f"update @hashlimit-x-keys {{ {key} }} goto OUTPUT-rule2", "drop"]
@@ -149,7 +149,7 @@ LOST = {
     "-m recent --update --rttl --name a": "TTL",
     f"-m recent --rcheck --hitcount 300 --name a {ALL}": "too many sets",
     "-m hashlimit --hashlimit-upto 4/sec --hashlimit-mode srcip --hashlimit-name a --hashlimit-rate-match": "intervals",
-    "-m rateest --rateest RE1 --rateest-lt --rateest-bps 8bit": "estimator",
+    "-m rateest --rateest RE1 --rateest-lt --rateest-bps 8bit": "estimate",
     "-m set --match-set nobody src": "not known",
 }
 NEARLY = {
