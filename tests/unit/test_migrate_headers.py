@@ -265,6 +265,21 @@ def test_segments_left_are_compared_with_the_last_entry_by_a_set() -> None:
     assert conditions(found)[-1].startswith("rt type 4 rt seg-left . srh last-entry @segments-left srh tag ")
 
 
+BY_NAME = {
+    "-p tcp -m tcp --dport ssh": "tcp dport 22",
+    "-p icmp -m icmp --icmp-type echo-request": "icmp type 8",
+    "-m tos --tos Minimize-Delay": "@nh,8,8 & 0x3f == 0x10",
+    "-p tcp -m multiport --dports http,https": "tcp dport { 80, 443 }",
+}
+
+
+@pytest.mark.parametrize("rule", BY_NAME)
+def test_names_written_by_hand(rule: str) -> None:
+    found = translated(rule, TRACKED)
+    assert conditions(found) == (BY_NAME[rule],)
+    assert found.exact
+
+
 FIRST = "ip frag-off & 0x1fff == 0"
 IN_FIRST = {
     "-p udp -m udp --dport 53": f"{FIRST} udp dport 53",
