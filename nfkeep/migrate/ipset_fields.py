@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.head import protocol_name
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 WITH_PORTS = ("tcp", "udp", "sctp", "udplite")
 ICMP = ("icmp", "icmpv6")
 _MOST_AT_ONCE = 65536
+_FAMILY = {False: socket.AF_INET, True: socket.AF_INET6}
 
 # ipset's names of ICMP's types and codes (lib/icmp.c, lib/icmpv6.c of ipset).
 _ICMP = {
@@ -40,14 +42,19 @@ _ICMPV6 = {
 
 def networks(text: str, *, v6: bool) -> list[tuple[int, int, int]]:
     """`10.0.0.0/8`, an address, or a range, as first and last address and length of the prefix."""
-    first, _, last = text.partition("-")
-    if last:
-        found: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = []
-        found += ipaddress.summarize_address_range(_address(first, v6), _address(last, v6))
-    else:
-        _address(first.partition("/")[0], v6)
-        found = [ipaddress.ip_network(first, strict=False)]
-    return [(int(each.network_address), int(each.broadcast_address), each.prefixlen) for each in found]
+    first, _, end = text.partition("-")
+    if end:
+        kind = ipaddress.IPv6Address if v6 else ipaddress.IPv4Address
+        found = ipaddress.summarize_address_range(kind(_number(first, v6)), kind(_number(end, v6)))
+        return [(int(each.network_address), int(each.broadcast_address), each.prefixlen) for each in found]
+    address, _, given = first.partition("/")
+    bits = 128 if v6 else 32
+    length = int(given) if given else bits
+    if not 0 <= length <= bits:
+        raise Lost(f"{text} has a prefix longer than {bits}")
+    rest = (1 << (bits - length)) - 1
+    number = _number(address, v6) & ~rest
+    return [(number, number | rest, length)]
 
 
 def addresses(text: str, *, v6: bool, mask: int) -> Iterator[int]:
@@ -74,7 +81,7 @@ def ports(text: str) -> Iterator[tuple[str, int]]:
 
 def address_text(number: int, *, v6: bool) -> str:
     """An address as text."""
-    return str(ipaddress.IPv6Address(number) if v6 else ipaddress.IPv4Address(number))
+    return socket.inet_ntop(_FAMILY[v6], number.to_bytes(16 if v6 else 4, "big"))
 
 
 def range_text(first: int, last: int, *, v6: bool) -> str:
@@ -87,5 +94,8 @@ def range_text(first: int, last: int, *, v6: bool) -> str:
     return f"{address_text(first, v6=v6)}-{address_text(last, v6=v6)}"
 
 
-def _address(text: str, v6: bool) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    return ipaddress.IPv6Address(text) if v6 else ipaddress.IPv4Address(text)
+def _number(text: str, v6: bool) -> int:
+    try:
+        return int.from_bytes(socket.inet_pton(_FAMILY[v6], text), "big")
+    except OSError:
+        raise Lost(f"{text!r} is no address of {'IPv6' if v6 else 'IPv4'}") from None

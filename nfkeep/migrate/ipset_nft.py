@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from nfkeep.migrate.context import Context
     from nfkeep.migrate.ipsets import Element, IpSet
     from nfkeep.migrate.parts import Simple
-    from nfkeep.migrate.rule import Option
 
 TYPES = frozenset(
     """bitmap:ip bitmap:ip,mac bitmap:port hash:ip hash:mac hash:ip,mac hash:net hash:net,net hash:ip,port hash:net,port
@@ -50,13 +49,21 @@ class Entry:
 def declare(ipset: IpSet, context: Context, *, nomatch: bool = False) -> str:
     """Have the set in the table, with `nomatch` that of its exceptions only; its name there."""
     name = f"{ipset.name}-nomatch" if nomatch else ipset.name
-    known = context.objects.known(name)
-    entries = list(_entries(ipset, nomatch=nomatch))
     changing = changes(ipset, context)
+    body = context.survey.once(("set", name), lambda: _body(ipset, nomatch=nomatch, changing=changing))
+    known = context.objects.known(name)
+    found = context.objects.declare("set", name, body)
+    if not known:
+        _admit(ipset, context)
+    return found
+
+
+def _body(ipset: IpSet, *, nomatch: bool, changing: bool) -> tuple[str, ...]:
+    entries = list(_entries(ipset, nomatch=nomatch))
     flags = [flag for flag, on in (
         ("dynamic", changing), ("interval", "net" in ipset.fields), ("timeout", ipset.has_timeouts),
     ) if on]  # fmt: skip
-    body = [f"type {_type(ipset, v6=context.v6)}"]
+    body = [f"type {_type(ipset)}"]
     if "net" not in ipset.fields:
         body.append(f"size {_size(ipset)}")
     if flags:
@@ -68,21 +75,21 @@ def declare(ipset: IpSet, context: Context, *, nomatch: bool = False) -> str:
         body.append("counter")
     if changing and ipset.has_timeouts:
         entries = [attrs.evolve(entry, timeout=entry.timeout or FOR_EVER) for entry in entries]
-    body += _listed(entries, counted="counters" in ipset.options)
-    found = context.objects.declare("set", name, tuple(body))
-    if not known:
-        _admit(ipset, entries, context)
-    return found
+    return (*body, *_listed(entries, counted="counters" in ipset.options))
 
 
 def changes(ipset: IpSet, context: Context) -> bool:
     """Whether a rule adds to it or deletes from it."""
-    return any(option.values[0] == ipset.name for option in _options(context, "--add-set", "--del-set"))
+    return ipset.name in _named(context, "--add-set", "--del-set")
 
 
-def _options(context: Context, *wanted: str) -> Iterator[Option]:
-    """The options of all targets SET that have one of these names."""
-    return (option for each in context.survey.targets("SET") for option in each.options if option.name in wanted)
+def _named(context: Context, *wanted: str) -> frozenset[str]:
+    """The sets that targets SET name with these options."""
+    targets = context.survey.targets("SET")
+    return context.survey.once(
+        ("SET", *wanted),
+        lambda: frozenset(option.values[0] for each in targets for option in each.options if option.name in wanted),
+    )
 
 
 def ways(ipset: IpSet, sides: Sequence[str], context: Context) -> list[tuple[tuple[Simple, ...], str]]:
@@ -119,15 +126,19 @@ def inside(ipset: IpSet, key: str) -> tuple[Simple, ...]:
     return (Test(key.partition(" . ")[0], (range_text(within[0][0], within[-1][1], v6=False),)),)
 
 
-def _kinds(ipset: IpSet, context: Context) -> set[str]:
-    if changes(ipset, context) and ipset.kind != "bitmap:port":
-        return {"ports", "icmp", "other"}
+def _kinds(ipset: IpSet, context: Context) -> frozenset[str]:
     if ipset.kind == "bitmap:port":
-        return {"ports"}
+        return frozenset({"ports"})
+    if changes(ipset, context):
+        return frozenset({"ports", "icmp", "other"})
+    return context.survey.once(("kinds", ipset.name), lambda: _kinds_of(ipset))
+
+
+def _kinds_of(ipset: IpSet) -> frozenset[str]:
     at = ipset.fields.index("port")
     protocols = {protocol for element in ipset.elements for protocol, _ in ports(element.parts[at])}
-    kinds = {"ports" if each in WITH_PORTS else "icmp" if each in ICMP else "other" for each in protocols}
-    return kinds or {"ports"}
+    kinds = ("ports" if each in WITH_PORTS else "icmp" if each in ICMP else "other" for each in protocols)
+    return frozenset(kinds) or frozenset({"ports"})
 
 
 def _key(ipset: IpSet, sides: Sequence[str], context: Context, kind: str) -> Iterator[str]:
@@ -158,8 +169,8 @@ def _mask(ipset: IpSet) -> int:
     return (1 << bits) - (1 << (bits - length))
 
 
-def _type(ipset: IpSet, *, v6: bool) -> str:
-    address = "ipv6_addr" if ipset.has_addresses and v6 else "ipv4_addr"
+def _type(ipset: IpSet) -> str:
+    address = "ipv6_addr" if ipset.v6 else "ipv4_addr"
     port = "inet_service" if ipset.kind == "bitmap:port" else "inet_proto . inet_service"
     kinds = {"ip": address, "net": address, "port": port, "mac": "ether_addr", "mark": "mark", "iface": "ifname"}
     return " . ".join(kinds[field] for field in ipset.fields)
@@ -293,15 +304,17 @@ def _element(entry: Entry, *, counted: bool) -> str:
     return " ".join(words)
 
 
-def _admit(ipset: IpSet, entries: Sequence[Entry], context: Context) -> None:
+def _admit(ipset: IpSet, context: Context) -> None:
     what = f"set {ipset.name}"
     if any({"skbmark", "skbprio", "skbqueue"} & element.options.keys() for element in ipset.elements):
         context.approximate(what, "its elements' skbmark, skbprio and skbqueue have no place in a set of nft")
-    if "counters" in ipset.options and any(entry.element is None for entry in entries):
-        context.approximate(what, "networks within each other are one range for nft, whose counter begins at zero")
+    if "counters" in ipset.options and "net" in ipset.fields:
+        context.approximate(
+            what, "networks within each other are ranges of their own in nft, with counters from zero on"
+        )
     if "forceadd" in ipset.options and changes(ipset, context):
         context.approximate(what, "when it is full it takes nothing more; ipset forgets another element (forceadd)")
-    if any(option.values[0] == ipset.name for option in _options(context, "--del-set")):
+    if ipset.name in _named(context, "--del-set"):
         reason = "what a rule deletes takes up room a second more, and may not be added more than ten times in it"
         context.approximate(what, reason)
     if "port" in ipset.fields and ipset.kind != "bitmap:port" and "other" in _kinds(ipset, context):

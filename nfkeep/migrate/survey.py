@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import attrs
 
@@ -13,11 +13,13 @@ from nfkeep.migrate.source import Source, SourceRule
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.rule import Extension, ParsedRule
     from nfkeep.migrate.source import SourceTable
+
+T = TypeVar("T")
 
 
 @attrs.define(slots=True)
@@ -27,10 +29,24 @@ class Survey:
     source: Source = attrs.Factory(lambda: Source(Family.IPV4, ()))
     ipsets: Mapping[str, IpSet] = attrs.Factory(dict)
     _parsed: dict[str, tuple[ParsedRule, ...]] = attrs.Factory(dict)
+    _known: dict[tuple[object, ...], object] = attrs.Factory(dict)
 
-    def matches(self, name: str) -> tuple[Extension, ...]:
-        """Every match of this name, in the order of the source."""
-        return tuple(match for rule in self._rules(name) for match in rule.matches if match.name == name)
+    def once(self, key: tuple[object, ...], make: Callable[[], T]) -> T:
+        """What `make` finds out, which is asked only once for each key."""
+        if key not in self._known:
+            self._known[key] = make()
+        return cast("T", self._known[key])
+
+    def matches(self, name: str, option: str, value: str, default: str = "") -> tuple[Extension, ...]:
+        """Every match of this name with an option of this value, in the order of the source."""
+        return self.once((name, option, default), lambda: self._grouped(name, option, default)).get(value, ())
+
+    def _grouped(self, name: str, option: str, default: str) -> dict[str, tuple[Extension, ...]]:
+        groups: dict[str, list[Extension]] = {}
+        for match in (match for rule in self._rules(name) for match in rule.matches if match.name == name):
+            found = match.option(option)
+            groups.setdefault(found.value if found else default, []).append(match)
+        return {value: tuple(matches) for value, matches in groups.items()}
 
     def targets(self, name: str) -> tuple[Extension, ...]:
         """Every target of this name, in the order of the source."""

@@ -6,6 +6,7 @@ goes through a chain of its own. Rules of one name that want packets above and b
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.hashlimit import Asked, Limit, key_of, type_of
@@ -32,7 +33,7 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     """A set that all rules of the name share."""
     bits = 128 if context.v6 else 32
     asked = Asked.of(match, bits)
-    uses = [use for use in _uses(context, bits) if use.name == asked.name]
+    uses = context.survey.once(("hashlimit", asked.name), lambda: _uses(asked.name, bits, context))
     limit = asked.limit
     if any(use.limit != limit for use in uses):
         raise Lost(
@@ -61,13 +62,12 @@ def _declare(name: str, limit: Limit, context: Context) -> tuple[str, str]:
     return found[0], found[1]
 
 
-def _uses(context: Context, bits: int) -> list[Asked]:
+def _uses(name: str, bits: int, context: Context) -> list[Asked]:
+    """All matches of the name but those that are lost: that is said where their rules are translated."""
     found = []
-    for match in context.survey.matches("hashlimit"):
-        try:
+    for match in context.survey.matches("hashlimit", "--hashlimit-name", name):
+        with contextlib.suppress(Lost, ValueError):
             found.append(Asked.of(match, bits))
-        except (Lost, ValueError):
-            continue  # said where that rule is translated
     return found
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import NEVER, NoneOf
-from nfkeep.migrate.recent import SIZE, SIZE_OF_SLOT, Asked, RecentList
+from nfkeep.migrate.recent import DEFAULT_NAME, SIZE, SIZE_OF_SLOT, Asked, RecentList
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,7 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     asked = Asked.of(match)
     if match.option("--rttl"):
         raise Lost("nft cannot compare a packet's TTL with the last one seen", "leave --rttl out of the rule")
-    uses = [use for use in map(Asked.of, context.survey.matches("recent")) if use.name == asked.name]
+    uses = context.survey.once(("recent", asked.name), lambda: _uses(asked.name, context))
     key = f"{context.ip} {'daddr' if match.option('--rdest') else 'saddr'}"
     if asked.mask:
         key = f"{key} & {asked.mask}"
@@ -38,6 +39,15 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     sets.declare(context)
     _admit(match, asked, uses, context)
     return _parts(asked, sets)
+
+
+def _uses(name: str, context: Context) -> list[Asked]:
+    """All matches on the list but those that are lost: that is said where their rules are translated."""
+    found = []
+    for match in context.survey.matches("recent", "--name", name, DEFAULT_NAME):
+        with contextlib.suppress(Lost, ValueError):
+            found.append(Asked.of(match))
+    return found
 
 
 def _parts(asked: Asked, sets: RecentList) -> tuple[Part, ...]:

@@ -66,5 +66,8 @@ def _looked_up(ipset: IpSet, sides: Sequence[str], context: Context, *, nomatch:
             raise Lost(f"members of the list {ipset.name} expire", "write the rule for each member")
         members = [known_set(name, context) for name in ipset.members]
         return [way for member in members for way in _looked_up(member, sides, context, nomatch=nomatch)]
+    found = ways(ipset, sides, context)
+    if not found:
+        return []
     name = declare(ipset, context, nomatch=nomatch and "net" in ipset.fields)
-    return [(*tests, Test(key, (f"@{name}",))) for tests, key in ways(ipset, sides, context)]
+    return [(*tests, Test(key, (f"@{name}",))) for tests, key in found]

@@ -39,11 +39,11 @@ def translate(target: Extension, context: Context) -> Rows:
 
 def _rows(option: Option, context: Context, statement: str) -> list[tuple[Simple, ...]]:
     ipset = _changeable(option, context)
+    found = ways(ipset, option.values[1].split(","), context)
+    if not found:
+        return []
     name = declare(ipset, context)
-    return [
-        (*tests, *inside(ipset, key), Statement(statement.format(name=name, key=key)))
-        for tests, key in ways(ipset, option.values[1].split(","), context)
-    ]
+    return [(*tests, *inside(ipset, key), Statement(statement.format(name=name, key=key))) for tests, key in found]
 
 
 def _adding(target: Extension, option: Option, context: Context) -> str:
