@@ -340,3 +340,20 @@ def test_takes_packets_of_ones_own(harnesses: dict[Family, Harness]) -> None:
     packet = Packet(V4, "in0", None, "192.0.2.1", "192.0.2.2", dport=80, sport=1234)
     found = harnesses[V4].compare(source("INPUT -p tcp -j DROP", "filter"), "", [packet])
     assert [(each.packet, str(each.legacy)[:7]) for each in found.differences] == [(packet, "dropped")]
+
+
+def test_interfaces_that_cannot_be(harnesses: dict[Family, Harness]) -> None:
+    """Names that no interface can have are passed over, wildcards become names that they mean."""
+    rules = source("INPUT -i %d -j DROP\n-A INPUT -i +\n-A INPUT -i ppp+ -j DROP", "filter")
+    nft = script("INPUT", 'iifname "%d" drop\niifname "ppp*" drop', "filter", V4)
+    assert harnesses[V4].compare(rules, nft, 90).differences == ()
+
+
+def test_a_table_that_is_refused(harnesses: dict[Family, Harness]) -> None:
+    """What iptables refuses is told as its fault, and does not spoil what comes after."""
+    with pytest.raises(Refused) as caught:
+        harnesses[V4].compare(source("INPUT -m nosuchmatch -j DROP", "mangle"), "", 10)
+    assert caught.value.side == "iptables"
+    rule = "INPUT -s 10.0.0.0/8 -j DROP"
+    found = harnesses[V4].compare(source(rule, "filter"), script(rule, "ip saddr 10.0.0.0/8 drop", "filter", V4), 30)
+    assert found.differences == ()

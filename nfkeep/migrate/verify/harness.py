@@ -133,7 +133,9 @@ class Harness:
             self._load(pair, save_text, script)
         then = self._counters(pair) if counters else ({}, {})
         found = self._run(pair, save_text, sequence, first)
-        times = _BY_CHANCE_AGAIN if _BY_CHANCE.search(save_text) else 1 if _BY_THE_CLOCK.search(save_text) else 0
+        times = (
+            _BY_CHANCE_AGAIN if _BY_CHANCE.search(save_text) else int(_NOT_THE_SAME_TWICE.search(save_text) is not None)
+        )
         while found and times:
             self._load(pair, save_text, script)
             again = {each.number for each in self._run(pair, save_text, sequence, first)}
@@ -231,7 +233,9 @@ _ROUNDS = 3
 _BY_CHANCE, _BY_CHANCE_AGAIN = re.compile(r"--mode random\b"), 15
 # A list or table of such a name lives on as long as there is a rule with it, through any number of replacements.
 _KEPT_BY_NAME = re.compile(r"-m (?:recent|hashlimit)\b")
-_BY_THE_CLOCK = re.compile(r"-m (?:limit|hashlimit|recent|time|rateest|connbytes)\b|--log")
+_NOT_THE_SAME_TWICE = re.compile(
+    r"-m (?:limit|hashlimit|recent|time|rateest|connbytes)\b|-j (?:SNAT|DNAT|MASQUERADE|REDIRECT|NETMAP)\b"
+)
 _CONNMARK = re.compile(r"\b(?:CONNMARK|connmark)\b")
 _ZONE = re.compile(r"-j CT .*--zone(?:-orig|-reply)? (\d\w*)")
 _HELPER = re.compile(r"-j CT .*--helper \"?([\w.-]+)")

@@ -75,10 +75,16 @@ def interface(word: Word, setting: Setting) -> Choices:
         others = [f"z{stem}"[:15], stem[:-1], "other0"] if stem else []
     else:
         inside = [name]
-    wrong = {"", ".", "..", "lo", *inside}
+    wrong = {".", "..", "lo", *inside}
     return Choices(
-        tuple({field: each} for each in inside if each), tuple({field: each} for each in others if each not in wrong)
+        tuple({field: each} for each in inside if _possible(each)),
+        tuple({field: each} for each in others if _possible(each) and each not in wrong),
     )
+
+
+def _possible(name: str) -> bool:
+    """Whether an interface can have this name: dev_valid_name() of net/core/dev.c; % makes the kernel count."""
+    return 0 < len(name) < 16 and not any(each in "/:%" or each.isspace() for each in name)
 
 
 @generates("-m", match="rpfilter")
