@@ -102,17 +102,18 @@ class TargetTranslator(Protocol):
         """The statements that stand for it, a verdict last if it has one. Raises Lost for what nft cannot express."""
 
 
+@functools.cache
 def match_translator(name: str) -> MatchTranslator | None:
     """The module for a match, None if there is none."""
     return cast("MatchTranslator | None", _module("matches", name)) if name == name.lower() else None
 
 
+@functools.cache
 def target_translator(name: str) -> TargetTranslator | None:
     """The module for a target, None if there is none."""
     return cast("TargetTranslator | None", _module("targets", name)) if name == name.upper() else None
 
 
-@functools.cache
 def _module(folder: str, name: str) -> ModuleType | None:
     module = f"nfkeep.migrate.{folder}.{name.lower()}"
     if not _NAME.fullmatch(name) or importlib.util.find_spec(module) is None:
@@ -192,6 +193,7 @@ def _placed(rule: SourceRule, words: tuple[str, ...], chains: Chains, *, once: b
     goto = False
     here: list[Option] = head
     known: Mapping[str, int] = _HEAD
+    seen: set[str] = set()
     following = iter(words)
     for word in following:
         negated = word == "!"
@@ -199,13 +201,18 @@ def _placed(rule: SourceRule, words: tuple[str, ...], chains: Chains, *, once: b
         if name == "-m" and not negated:
             matches.append((_next(following), []))
             here, known = matches[-1][1], _options(match_translator(matches[-1][0]), f"-m {matches[-1][0]}")
+            seen.clear()
         elif name in ("-j", "-g") and not negated and target is None:
             target, goto = (_next(following), []), name == "-g"
             here, known = target[1], {}
+            seen.clear()
             if target[0] not in chains.own and (goto or target[0] not in VERDICTS):
                 known = _target_options(rule, target[0], chains, goto=goto)
-        elif name in known and not (once and any(name == other.name for other in here)):
-            here.append(Option(name, tuple(_next(following) for _ in range(known[name])), negated))
+        elif name in known and name not in seen:
+            if once:
+                seen.add(name)
+            values = (_next(following),) if known[name] == 1 else tuple(_next(following) for _ in range(known[name]))
+            here.append(Option(name, values, negated))
         else:
             raise _OtherForm(f"{name!r} is not known here")
     ready = tuple(Extension(name, tuple(options)) for name, options in matches)

@@ -137,7 +137,7 @@ HASHLIMITS = {
 @pytest.mark.parametrize(("options", "expected"), HASHLIMITS.items())
 def test_hashlimit_limits_each_key(options: str, expected: tuple[str, list[str]]) -> None:
     """The key has a limit of its own, and is forgotten when iptables forgets it; who finds no room is dropped."""
-    found = of(f"-p tcp -m tcp --dport 80 -m hashlimit {options} --hashlimit-name x -j DROP")
+    found = of(f"-p tcp -m state --state NEW -m tcp --dport 80 -m hashlimit {options} --hashlimit-name x -j DROP")
     limit, keys = expected
     key = limit.split("{ ")[1].split(" limit")[0]
     assert rules_in(found, "OUTPUT-rule1")[-2:] == [f"update @hashlimit-x-keys {{ {key} }} goto OUTPUT-rule2", "drop"]

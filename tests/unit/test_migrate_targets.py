@@ -238,7 +238,7 @@ LOST_V6 = {
     ids=[*EXACT, *(f"{name}, IPv6" for name in EXACT_V6)],
 )
 def test_becomes_one_rule(family: Family, table: str, rule: str, nft: str) -> None:
-    """A target becomes this, and nothing is lost."""
+    """A target becomes this, and nothing is lost; what is said of every protocol test in IPv6 is not the target's."""
     found = translated(table, rule, family)
     assert (the_rule(found), [loss for loss in found.losses if loss.part != "-p"]) == ([nft], [])
 
