@@ -210,6 +210,7 @@ WRONG = {
         f"{WHOLE} tcp flags & syn == syn drop", "SYN+ACK",
     ),
     "another user": (V4, "filter", "OUTPUT -m owner --uid-owner 1000 -j DROP", "meta skuid 1001 drop", "uid 100"),
+    "nobody's packets": (V4, "filter", "OUTPUT -m owner ! --uid-owner 0 -j DROP", "meta skuid != 0 drop", "in0"),
     "a size": (V4, "mangle", "FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1000",
                "tcp flags syn tcp option maxseg size set 1001", "TCP SYN"),
 }  # fmt: skip

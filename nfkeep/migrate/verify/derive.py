@@ -121,6 +121,8 @@ def _variants(setting: Setting, rule: Words, chance: random.Random, odd: bool) -
 
     fresh(base)
     rows = [[*_alternating(each)] for each in choices]
+    if setting.hook in (Hook.OUTPUT, Hook.POSTROUTING):
+        rows.append(_answered(family))
     rows += [list(fields_for(rule, family)), _always(family, protocol, odd), list(places[1:])]
     for column in itertools.zip_longest(*rows):
         for change in column:
@@ -173,6 +175,13 @@ def _always(family: Family, protocol: int | None, odd: bool) -> list[Mapping[str
         if family is Family.IPV6:
             found.insert(0, {"extensions": ((wire.AH, wire.authentication_header(1, family)),)})
     return found
+
+
+def _answered(family: Family) -> list[Mapping[str, object]]:
+    """What the host answers by itself: those answers come from nobody's socket."""
+    echo = wire.ICMP if family is Family.IPV4 else wire.ICMPV6
+    received = {"enters": "in0", "leaves": None}
+    return [{**received, "protocol": echo}, {**received, "protocol": wire.UDP}]
 
 
 class _Maker:
