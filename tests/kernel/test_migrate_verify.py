@@ -44,7 +44,8 @@ def script(rule: str, nft: str, table: str, family: Family) -> str:
         "route" if (table, chain) == ("mangle", "OUTPUT") else "filter", PRIORITIES[table])  # fmt: skip
     name = "ip" if family is V4 else "ip6"
     head = f"type {kind} hook {HOOKS[chain]} priority {priority}; policy accept"
-    return f"table {name} {table} {{\nchain {chain} {{\n{head}\n{nft}\n}}\n}}\n"
+    sets = "set c { type ipv4_addr; flags dynamic; }\n" if "@c" in nft else ""
+    return f"table {name} {table} {{\n{sets}chain {chain} {{\n{head}\n{nft}\n}}\n}}\n"
 
 
 WHOLE = "ip frag-off & 0x1fff == 0"
@@ -78,6 +79,30 @@ EQUAL = {
     "time to live": (V4, "mangle", "POSTROUTING -j TTL --ttl-set 9", "ip ttl set 9"),
     "an owner": (V4, "filter", "OUTPUT -m owner --uid-owner 1000-1999 -j DROP", "meta skuid 1000-1999 drop"),
     "no owner": (V4, "raw", "PREROUTING -p udp -j NOTRACK", "ip protocol udp notrack"),
+    "a mark that came": (V4, "mangle", "PREROUTING -m mark --mark 0x1/0xf -j DROP", "meta mark and 0xf == 1 drop"),
+    "a connection's mark": (
+        V4, "mangle", "PREROUTING -j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff", "ct mark set mark and 0xff",
+    ),
+    "ports by chance": (
+        V4, "nat", "POSTROUTING -p udp -j MASQUERADE --to-ports 1024-2000", "ip protocol udp masquerade to :1024-2000",
+    ),
+    "sources by chance": (V4, "nat", "POSTROUTING -j SNAT --to-source 1.2.3.4 --random", "snat to 1.2.3.4 random"),
+    "a zone": (V4, "raw", "PREROUTING -p udp -j CT --zone 5", "ip protocol udp ct zone set 5"),
+    "every third": (
+        V4, "filter", "INPUT -m statistic --mode nth --every 3 --packet 0 -j DROP", "numgen inc mod 3 0 drop",
+    ),
+    "a limit for each": (
+        V4, "filter", "INPUT -p udp -m hashlimit --hashlimit-upto 3/hour --hashlimit-burst 6 --hashlimit-mode srcip "
+        "--hashlimit-name x -j DROP", "ip protocol udp meter x { ip saddr limit rate 3/hour burst 6 packets } drop",
+    ),
+    "the way back": (V4, "raw", "PREROUTING -m rpfilter --invert -j DROP", "fib saddr . iif oif 0 drop"),
+    "a packet log": (
+        V4, "filter", "INPUT -p udp -j NFLOG --nflog-group 5 --nflog-prefix x",
+        'ip protocol udp log group 5 prefix "x"',
+    ),
+    "by chance": (
+        V4, "filter", "INPUT -m statistic --mode random --probability 0.5 -j DROP", "meta random < 0x80000000 drop",
+    ),
     "a class": (
         V4, "mangle", "POSTROUTING -p udp -j CLASSIFY --set-class 1:ffff",
         "ip protocol udp meta priority set 1:ffff",
@@ -142,12 +167,50 @@ WRONG = {
         V4, "filter", "INPUT -m limit --limit 3/hour --limit-burst 7 -j DROP",
         "limit rate 3/hour burst 8 packets drop", "",
     ),
+    "another mark that came": (
+        V4, "mangle", "PREROUTING -m mark --mark 0x1/0xf -j DROP", "meta mark 1 drop", "mark 0xfffffff1",
+    ),
+    "other bits of a mark": (
+        V4, "mangle", "FORWARD -j MARK --set-xmark 0x10/0xff", "meta mark set 0x10", "mark 0xffffffff",
+    ),
+    "more ports": (
+        V4, "nat", "POSTROUTING -p tcp -j MASQUERADE --to-ports 1024-2000", "ip protocol tcp masquerade to :1024-60000",
+        "TCP",
+    ),
+    "a low port kept": (
+        V4, "nat", "POSTROUTING -p tcp -j MASQUERADE --to-ports 1024-65535", "ip protocol tcp masquerade", ":80 ",
+    ),
+    "ports by chance": (
+        V4, "nat", "POSTROUTING -j SNAT --to-source 1.2.3.4", "snat to 1.2.3.4 random", "TCP SYN",
+    ),
+    "another zone": (V4, "raw", "PREROUTING -p udp -j CT --zone 5", "ip protocol udp ct zone set 6", "UDP"),
+    "not tracked": (V4, "raw", "PREROUTING -p udp -j CT --notrack", "ip protocol udp", "UDP"),
+    "one limit for all": (
+        V4, "filter", "INPUT -p udp -m hashlimit --hashlimit-upto 3/hour --hashlimit-burst 6 --hashlimit-mode srcip "
+        "--hashlimit-name x -j DROP", "ip protocol udp limit rate 3/hour burst 6 packets drop", "192.0.2.78",
+    ),
+    "one connection more": (
+        V4, "filter", "INPUT -p tcp -m connlimit --connlimit-above 4 --connlimit-mask 32 --connlimit-saddr -j DROP",
+        "ip protocol tcp add @c { ip saddr ct count over 5 } drop", "TCP",
+    ),
+    "another phase": (
+        V4, "filter", "INPUT -m statistic --mode nth --every 3 --packet 0 -j DROP", "numgen inc mod 3 1 drop", "",
+    ),
+    "an option left": (
+        V4, "mangle", "POSTROUTING -p tcp -j TCPOPTSTRIP --strip-options mss,sack-permitted", "reset tcp option maxseg",
+        "options",
+    ),
+    "another log": (
+        V4, "filter", "INPUT -p udp -j NFLOG --nflog-group 5 --nflog-prefix x",
+        'ip protocol udp log group 5 prefix "y"', "UDP",
+    ),
     "another hop": (V6, "filter", "INPUT -m hl --hl-lt 255 -j DROP", "ip6 hoplimit <= 255 drop", "hop limit 255"),
     "a flag": (
         V4, "filter", "INPUT -p tcp -m tcp --tcp-flags SYN,ACK SYN -j DROP",
         f"{WHOLE} tcp flags & syn == syn drop", "SYN+ACK",
     ),
     "another user": (V4, "filter", "OUTPUT -m owner --uid-owner 1000 -j DROP", "meta skuid 1001 drop", "uid 100"),
+    "nobody's packets": (V4, "filter", "OUTPUT -m owner ! --uid-owner 0 -j DROP", "meta skuid != 0 drop", "in0"),
     "a size": (V4, "mangle", "FORWARD -p tcp -m tcp --tcp-flags SYN,RST SYN -j TCPMSS --set-mss 1000",
                "tcp flags syn tcp option maxseg size set 1001", "TCP SYN"),
 }  # fmt: skip
@@ -199,6 +262,31 @@ def test_finds_the_same_again(harnesses: dict[Family, Harness]) -> None:
     harnesses[V4].compare(source("FORWARD -i dsl7 -j DROP", "mangle"), "", 60)
     assert harnesses[V4].compare(*texts, 60) == first
     assert len(first.differences) > 5
+
+
+def test_compares_counters(harnesses: dict[Family, Harness]) -> None:
+    """Rules that only count, or are never told from the rest, are compared by what they counted."""
+    head = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
+    text = head + "-A INPUT -p udp\n[7:700] -A INPUT -s 10.0.0.0/8\nCOMMIT\n"
+
+    def compared(network: str) -> list[str]:
+        rules = f"ip protocol udp counter\nip saddr {network} counter packets 7 bytes 700"
+        found = harnesses[V4].compare(text, script("INPUT", rules, "filter", V4), 60, counters=True)
+        assert found.differences == ()
+        assert found.unmet == ()
+        return [each.rule.text for each in found.counted]
+
+    assert compared("10.0.0.0/8") == []
+    assert compared("10.0.0.0/9") == ["[7:700] -A INPUT -s 10.0.0.0/8"]
+
+
+def test_seeks_packets_for_every_rule(harnesses: dict[Family, Harness]) -> None:
+    """Packets are also found for rules that others stand before; those that none can come to are told."""
+    rules = ["-i eth0 -s 10.0.0.0/8 -j RETURN", "! -i eth1 -p tcp -j DROP", "-p tcp -m tcp --dport 22 -j ACCEPT"]
+    rules += ["-p tcp -j DROP", "-p tcp -m tcp --dport 80 -j ACCEPT"]
+    text = source("\n-A INPUT ".join(["INPUT " + rules[0], *rules[1:]]), "filter")
+    found = harnesses[V4].compare(text, "", 300, counters=True)
+    assert [text.splitlines()[line - 1] for line in found.unmet] == [f"-A INPUT {rules[4]}"]
 
 
 def test_names_the_rules(harnesses: dict[Family, Harness]) -> None:
@@ -253,3 +341,20 @@ def test_takes_packets_of_ones_own(harnesses: dict[Family, Harness]) -> None:
     packet = Packet(V4, "in0", None, "192.0.2.1", "192.0.2.2", dport=80, sport=1234)
     found = harnesses[V4].compare(source("INPUT -p tcp -j DROP", "filter"), "", [packet])
     assert [(each.packet, str(each.legacy)[:7]) for each in found.differences] == [(packet, "dropped")]
+
+
+def test_interfaces_that_cannot_be(harnesses: dict[Family, Harness]) -> None:
+    """Names that no interface can have are passed over, wildcards become names that they mean."""
+    rules = source("INPUT -i %d -j DROP\n-A INPUT -i +\n-A INPUT -i ppp+ -j DROP", "filter")
+    nft = script("INPUT", 'iifname "%d" drop\niifname "ppp*" drop', "filter", V4)
+    assert harnesses[V4].compare(rules, nft, 90).differences == ()
+
+
+def test_a_table_that_is_refused(harnesses: dict[Family, Harness]) -> None:
+    """What iptables refuses is told as its fault, and does not spoil what comes after."""
+    with pytest.raises(Refused) as caught:
+        harnesses[V4].compare(source("INPUT -m nosuchmatch -j DROP", "mangle"), "", 10)
+    assert caught.value.side == "iptables"
+    rule = "INPUT -s 10.0.0.0/8 -j DROP"
+    found = harnesses[V4].compare(source(rule, "filter"), script(rule, "ip saddr 10.0.0.0/8 drop", "filter", V4), 30)
+    assert found.differences == ()

@@ -15,9 +15,11 @@ from nfkeep.migrate.verify import wire
 from nfkeep.migrate.verify.fields import Choices, Setting, choices_for
 from nfkeep.migrate.verify.fields.addresses import ELSEWHERE
 from nfkeep.migrate.verify.fields.ports import protocol_number
+from nfkeep.migrate.verify.fields.targets import fields_for
 from nfkeep.migrate.verify.packet import Packet
 from nfkeep.migrate.verify.paths import paths
 from nfkeep.migrate.verify.sequences import sequence
+from nfkeep.migrate.verify.words import Words
 from nfkeep.model import Family, Hook
 
 if TYPE_CHECKING:
@@ -46,15 +48,15 @@ def packets_for(source: Source, count: int, seed: int, *, odd: bool = False) -> 
     """
     chance = random.Random(seed)
     maker = _Maker(source.family)
-    rules = [(conditions, hook) for _, _, ways in paths(source) for hook, conditions in ways]
-    rules = rules or [((), hook) for hook in (Hook.INPUT, Hook.FORWARD, Hook.OUTPUT)]
+    rules = [(conditions, hook, own) for _, own, ways in paths(source) for hook, conditions in ways]
+    rules = rules or [((), hook, Words((), "", ())) for hook in (Hook.INPUT, Hook.FORWARD, Hook.OUTPUT)]
     crossed = count // 5 if len(rules) > 1 else 0
     share = max(_LEAST, (count - crossed) // len(rules))
     found: list[Packet] = []
     several: list[Mapping[str, object]] = []
-    for conditions, hook in rules:
+    for conditions, hook, own in rules:
         before = len(found)
-        for fields in _variants(source.family, conditions, hook, chance, odd):
+        for fields in _variants(Setting(source.family, hook, _asked(conditions), conditions), own, chance, odd):
             made = maker.make(fields)
             found += made
             several.append(fields)
@@ -68,14 +70,45 @@ def packets_for(source: Source, count: int, seed: int, *, odd: bool = False) -> 
     return found
 
 
-def _variants(
-    family: Family, conditions: Sequence[Word], hook: Hook, chance: random.Random, odd: bool
-) -> Iterator[dict[str, object]]:
+def wandering(source: Source, lines: set[int], count: int, seed: int) -> list[Packet]:
+    """About `count` packets that get to the rules of these lines, each by chance past all that stands before them.
+
+    What their conditions leave open has values that occur in the conditions of other rules, or their opposites.
+    """
+    chance = random.Random(seed)
+    maker = _Maker(source.family)
+    everywhere = list(paths(source))
+    pool: list[Mapping[str, object]] = [{}]
+    wanted: list[tuple[tuple[Word, ...], Hook]] = []
+    for rule, _, ways in everywhere:
+        for hook, conditions in ways[:1]:
+            for each in conditions:
+                choices = choices_for(each, Setting(source.family, hook, None, conditions))
+                pool += [*choices.holds[:2], *choices.fails[:2]]
+        if rule.line in lines:
+            wanted += [(conditions, hook) for hook, conditions in ways]
+    pool += _always(source.family, None, False)
+    found: list[Packet] = []
+    while wanted and len(found) < count:
+        conditions, hook = chance.choice(wanted)
+        fields: dict[str, object] = dict(chance.choice(_WHERE[hook]))
+        for other in chance.choices(pool, k=chance.choice((0, 1, 2, 4, 8))):
+            fields.update(other)
+        fields.update({name: value for name, value in _WHERE[hook][0].items() if value is None})
+        setting = Setting(source.family, hook, _asked(conditions), conditions)
+        for each in conditions:
+            holds = choices_for(each, setting).holds
+            fields.update(chance.choice(holds) if holds else {})
+        found += maker.make({**fields, "repeat": 1})
+    return found
+
+
+def _variants(setting: Setting, rule: Words, chance: random.Random, odd: bool) -> Iterator[dict[str, object]]:
     """Fields of packets, the most telling ones first, without end."""
-    protocol = next((protocol_of(each) for each in conditions if each.name == "-p" and not each.negated), None)
-    setting = Setting(family, hook, protocol, tuple(conditions))
-    choices = [found for found in (choices_for(each, setting) for each in conditions) if found.holds or found.fails]
-    places = _WHERE[hook]
+    family, protocol = setting.family, setting.protocol
+    found = (choices_for(each, setting) for each in setting.conditions)
+    choices = [each for each in found if each.holds or each.fails]
+    places = _WHERE[setting.hook]
     base: dict[str, object] = dict(places[0])
     for each in choices:
         base.update(each.holds[0] if each.holds else {})
@@ -87,7 +120,10 @@ def _variants(
         return key not in told and not told.add(key)  # type: ignore[func-returns-value]
 
     fresh(base)
-    rows = [[*_alternating(each)] for each in choices] + [_always(family, protocol, odd), list(places[1:])]
+    rows = [[*_alternating(each)] for each in choices]
+    if setting.hook in (Hook.OUTPUT, Hook.POSTROUTING):
+        rows.append(_answered(family))
+    rows += [list(fields_for(rule, family)), _always(family, protocol, odd), list(places[1:])]
     for column in itertools.zip_longest(*rows):
         for change in column:
             if change is not None and fresh(changed := {**base, **change}):
@@ -105,12 +141,15 @@ def _alternating(choices: Choices) -> Iterator[Mapping[str, object]]:
         yield from (each for each in (fails, holds) if each is not None)
 
 
-def protocol_of(word: Word) -> int | None:
+def _asked(conditions: Sequence[Word]) -> int | None:
     """The protocol that -p names, None for all and for what has no number."""
-    try:
-        return protocol_number(word.value) or None
-    except (OSError, ValueError):
-        return None
+    for each in conditions:
+        if each.name == "-p" and not each.negated:
+            try:
+                return protocol_number(each.value) or None
+            except (OSError, ValueError):
+                return None
+    return None
 
 
 def _always(family: Family, protocol: int | None, odd: bool) -> list[Mapping[str, object]]:
@@ -136,6 +175,13 @@ def _always(family: Family, protocol: int | None, odd: bool) -> list[Mapping[str
         if family is Family.IPV6:
             found.insert(0, {"extensions": ((wire.AH, wire.authentication_header(1, family)),)})
     return found
+
+
+def _answered(family: Family) -> list[Mapping[str, object]]:
+    """What the host answers by itself: those answers come from nobody's socket."""
+    echo = wire.ICMP if family is Family.IPV4 else wire.ICMPV6
+    received = {"enters": "in0", "leaves": None}
+    return [{**received, "protocol": echo}, {**received, "protocol": wire.UDP}]
 
 
 class _Maker:

@@ -12,33 +12,41 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.migrate.source import read_source
-from nfkeep.migrate.verify.derive import packets_for
+from nfkeep.migrate.source import read_source, rules_of
+from nfkeep.migrate.verify.counting import Counted, of_legacy, of_nft, since, unlike, unmet
+from nfkeep.migrate.verify.derive import packets_for, wandering
 from nfkeep.migrate.verify.host import Host
 from nfkeep.migrate.verify.observed import table
 from nfkeep.migrate.verify.outcome import Chosen, Outcome, outcome, same_but_for_ports
-from nfkeep.migrate.verify.rulesets import Refused, load_legacy, load_nft, saved
+from nfkeep.migrate.verify.rulesets import Refused, load_legacy, load_nft, saved, tables_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
 
+    from nfkeep.migrate.source import Source
+    from nfkeep.migrate.verify.counting import ByChain
     from nfkeep.migrate.verify.packet import Packet
     from nfkeep.model import Family
 
 
 @attrs.frozen(slots=True)
 class Difference:
-    """A packet, its number in the sequence, and what either host did. `before`: the sequence as far as this packet."""
+    """A packet, its number in the sequence, and what either host did."""
 
     number: int
     packet: Packet
     legacy: Outcome
     nft: Outcome
-    before: tuple[Packet, ...] = attrs.field(repr=False)
+    sequence: Sequence[Packet] = attrs.field(repr=False)
 
     def __str__(self) -> str:
         return "\n  ".join((str(self.packet), *self.told()))
+
+    @property
+    def before(self) -> Sequence[Packet]:
+        """The sequence as far as this packet."""
+        return self.sequence[: self.number + 1]
 
     def told(self) -> tuple[str, str]:
         """What either host did, in words; with the bytes where the words are the same."""
@@ -52,10 +60,16 @@ class Difference:
 
 @attrs.frozen(slots=True)
 class Comparison:
-    """What came of one pair of rulesets: `sent` packets, the differences in their order."""
+    """What came of one pair of rulesets: `sent` packets, the differences in their order.
+
+    `counted`, where counters were asked for: rules that counted otherwise although nothing else was different;
+    `unmet`: lines of the rules that no packet came to.
+    """
 
     sent: int
     differences: tuple[Difference, ...]
+    counted: tuple[Counted, ...] = ()
+    unmet: tuple[int, ...] = ()
 
 
 @attrs.define(slots=True)
@@ -99,28 +113,62 @@ class Harness:
         seed: int = 0,
         first: bool = False,
         odd: bool = False,
+        counters: bool = False,
     ) -> Comparison:
         """Load both, send the same packets through both, and tell where they differ.
 
         `packets`: how many to derive from the rules, or the packets themselves; `odd`: derive also those that no nft
-        rule treats as iptables does (see derive.py); `first`: stop at the first difference.
-        A difference counts if it comes again with the rules loaded afresh: limits run by the clock. Raises Refused
+        rule treats as iptables does (see derive.py); `first`: stop at the first difference; `counters`: compare what
+        rules have counted, too, if the script's rules count.
+        Where rules go by the clock or by chance, a difference counts if it comes again with the rules loaded afresh; so
+        two rules that go by chance are equal to this, whatever their chances. Raises Refused
         where a host does not take its rules, InvalidRuleError for what is no iptables-save text.
         """
         source = read_source(save_text, self.family)
         sequence = packets_for(source, packets, seed, odd=odd) if isinstance(packets, int) else list(packets)
         pair = self._pair(any(each.name == "nat" for each in source.tables), sequence)
-        found = self._run(pair, save_text, script, sequence, first)
-        if found and _BY_THE_CLOCK.search(save_text):
-            again = {each.number for each in self._run(pair, save_text, script, sequence, first)}
+        self._load(pair, save_text, script)
+        if isinstance(packets, int) and sum(1 for _ in rules_of(source)) > 1:
+            sequence += self._seek(pair, source, sequence, packets, seed)
+            self._load(pair, save_text, script)
+        then = self._counters(pair) if counters else ({}, {})
+        found = self._run(pair, save_text, sequence, first)
+        times = max((times for pattern, times in _AGAIN if pattern.search(save_text)), default=0)
+        while found and times:
+            self._load(pair, save_text, script)
+            again = {each.number for each in self._run(pair, save_text, sequence, first)}
             found = [each for each in found if each.number in again]
-        return Comparison(len(sequence), tuple(found))
+            times -= 1
+        if not counters:
+            return Comparison(len(sequence), tuple(found))
+        legacy, nft = (since(*each) for each in zip(self._counters(pair), then, strict=True))
+        others = () if found else tuple(unlike(source, legacy, nft))
+        return Comparison(len(sequence), tuple(found), others, tuple(sorted(unmet(source, legacy))))
+
+    def _seek(self, pair: _Pair, source: Source, sequence: Sequence[Packet], count: int, seed: int) -> list[Packet]:
+        """More packets, for the rules that the legacy host's counters show no packet at."""
+        found: list[Packet] = []
+        host = pair.legacy
+        host.begin()
+        then = of_legacy(host.namespace, self.family)
+        host.send_all(sequence)
+        for number in range(_ROUNDS):
+            missing = unmet(source, since(of_legacy(host.namespace, self.family), then))
+            more = wandering(source, missing, count // (2 * _ROUNDS), seed + number)
+            self._add_interfaces(pair, more)
+            host.send_all(more)
+            found += more
+        return found
+
+    def _counters(self, pair: _Pair) -> tuple[ByChain, ByChain]:
+        return of_legacy(pair.legacy.namespace, self.family), of_nft(pair.nft.namespace)
 
     def counted(self, save_text: str, packet: Packet) -> tuple[str, ...]:
         """The rules of the source, loaded alone, that count the packet: as iptables-save prints them."""
         source = read_source(save_text, self.family)
         pair = self._pair(any(each.name == "nat" for each in source.tables), [packet])
         self._load(pair, save_text, "")
+        pair.legacy.begin()
         before = saved(pair.legacy.namespace, self.family)
         pair.legacy.send(packet)
         after = saved(pair.legacy.namespace, self.family)
@@ -132,15 +180,15 @@ class Harness:
         pair = self._pairs.get(nat)
         if pair is None:
             pair = self._pairs[nat] = _Pair(Host(self.family), Host(self.family))
-        names = {name for packet in sequence for name in (packet.enters, packet.leaves) if name}
-        for host in (pair.legacy, pair.nft):
-            host.add_interfaces(sorted(names))
+        self._add_interfaces(pair, sequence)
         return pair
 
-    def _run(
-        self, pair: _Pair, save_text: str, script: str, sequence: Sequence[Packet], first: bool
-    ) -> list[Difference]:
-        self._load(pair, save_text, script)
+    def _add_interfaces(self, pair: _Pair, sequence: Sequence[Packet]) -> None:
+        names = {name for packet in sequence for name in (packet.enters, packet.leaves, packet.back) if name}
+        for host in (pair.legacy, pair.nft):
+            host.add_interfaces(sorted(names))
+
+    def _run(self, pair: _Pair, save_text: str, sequence: Sequence[Packet], first: bool) -> list[Difference]:
         groups = {int(number) for number in re.findall(r"--nflog-group (\d+)", save_text)}
         for host in (pair.legacy, pair.nft):
             host.log.listen(groups)
@@ -149,6 +197,8 @@ class Harness:
         return list(itertools.islice(found, 1) if first else found)
 
     def _load(self, pair: _Pair, save_text: str, script: str) -> None:
+        if _KEPT_BY_NAME.search(save_text):
+            load_legacy(pair.legacy.namespace, self.family, "", pair.tables).wait()
         observer = table(self.family, connmark=_CONNMARK.search(save_text) is not None, conditions=_told(save_text))
         loading = [
             load_legacy(pair.legacy.namespace, self.family, save_text, pair.tables),
@@ -165,6 +215,7 @@ class Harness:
         if refusals:
             raise refusals[0]
         pair.observer = observer
+        pair.tables |= tables_of(save_text)
 
     def _differences(self, pair: _Pair, sequence: Sequence[Packet], chosen: Chosen | None) -> Iterator[Difference]:
         for number, packet in enumerate(sequence):
@@ -173,10 +224,19 @@ class Harness:
                 continue
             legacy, nft = outcome(pair.legacy, logged[0]), outcome(pair.nft, logged[1])
             if legacy != nft and not (chosen and same_but_for_ports(legacy, nft, chosen, packet.sport or 0)):
-                yield Difference(number, packet, legacy, nft, tuple(sequence[: number + 1]))
+                yield Difference(number, packet, legacy, nft, sequence)
 
 
-_BY_THE_CLOCK = re.compile(r"-m (?:limit|hashlimit|recent|time|rateest|connbytes)\b|--log")
+_ROUNDS = 3
+# A list or table of such a name lives on as long as there is a rule with it, through any number of replacements.
+_KEPT_BY_NAME = re.compile(r"-m (?:recent|hashlimit)\b")
+_NAT = re.compile(r"-j (?:SNAT|DNAT|MASQUERADE|REDIRECT|NETMAP)\b")
+_AGAIN = (
+    (re.compile(r"-m (?:limit|hashlimit|recent|time|rateest|connbytes)\b"), 1),
+    (_NAT, 3),  # a port that is chosen for another reason can lie in the range of a rule: one in sixty
+    (re.compile(r"--mode random\b"), 15),
+)
+"""How often a difference has to come again, with the rules loaded afresh, where such a rule is in the source."""
 _CONNMARK = re.compile(r"\b(?:CONNMARK|connmark)\b")
 _ZONE = re.compile(r"-j CT .*--zone(?:-orig|-reply)? (\d\w*)")
 _HELPER = re.compile(r"-j CT .*--helper \"?([\w.-]+)")
@@ -184,7 +244,6 @@ _UNTRACKED = re.compile(r"-j (?:NOTRACK|CT --notrack)\b")
 _CLASS = re.compile(r"--set-class (\S+)")
 
 
-_NAT = re.compile(r"-j (?:SNAT|DNAT|MASQUERADE|REDIRECT|NETMAP)\b")
 _PORTS = re.compile(r"--to-(?:ports \S*?|(?:source|destination) \S*:)(\d+)(?:-(\d+))?(?=\s|$)", re.MULTILINE)
 
 

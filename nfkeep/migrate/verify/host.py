@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.verify.netlink import Link, Netfilter
-from nfkeep.migrate.verify.observed import TO_LOOPBACK, Log
+from nfkeep.migrate.verify.observed import MARKS_IN, TO_LOOPBACK, Log
 from nfkeep.model import Family
 from nfkeep.namespaces import Namespace
 
@@ -67,6 +67,7 @@ class Host:
         self._macs: dict[str, bytes] = {}
         self._default = ""
         self._local: set[str] = set()
+        self._routes: dict[str, str] = {}
         self._raw: dict[tuple[int, int, int], socket.socket] = {}
         self._joined: dict[str, socket.socket] = {}
         with self.namespace:
@@ -77,6 +78,7 @@ class Host:
             self._indexes["lo"] = socket.if_nametoindex("lo")
         self.names[self._indexes["lo"]] = "lo"
         self._own = {"127.0.0.1", "::1"}
+        self._let_tcp_be()
 
     def close(self) -> None:
         """Close everything; the namespace goes with the last descriptor."""
@@ -99,11 +101,16 @@ class Host:
                 self._add(name)
 
     def begin(self) -> None:
-        """Forget what packets have left behind: connections, routes, what was seen."""
+        """Forget what packets have left behind: connections, routes, memberships, what was seen."""
         self.netfilter.flush_conntrack()
+        while self._joined:
+            self._joined.popitem()[1].close()
         for address in sorted(self._local):
             self._link.local(address, self._indexes["lo"], wanted=False)
         self._local.clear()
+        for address in sorted(self._routes):
+            self._link.to(address, None)
+        self._routes.clear()
         self.add_interfaces(["in0", "out0"])
         self._set_default("out0")
         self.log.read()
@@ -122,6 +129,22 @@ class Host:
             self.log.settle()
             logged += self.log.read()
         return logged
+
+    def send_all(self, packets: Iterable[Packet]) -> None:
+        """Let packets go their ways, whatever comes of them."""
+        for packet in packets:
+            self.send(packet)
+
+    def _let_tcp_be(self) -> None:
+        """No RST for what nobody listens to: it would end the connections that rules are to count.
+
+        A policy of IPsec comes after the last hook (net/ipv4/tcp_ipv4.c: xfrm4_policy_check); where there is none to
+        be had, connections end, on both hosts.
+        """
+        everywhere = "0.0.0.0/0" if self.family is Family.IPV4 else "::/0"
+        with contextlib.suppress(FileNotFoundError):
+            policy = f"ip xfrm policy add src {everywhere} dst {everywhere} proto tcp dir in action block"
+            self.namespace.run(policy, check=False)
 
     def _add(self, name: str) -> None:
         tap = os.open("/dev/net/tun", os.O_RDWR | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -147,18 +170,27 @@ class Host:
     def _route(self, packet: Packet) -> None:
         local = packet.leaves is None or packet.leaves == "lo"
         if packet.leaves is not None and packet.leaves != "lo":
-            self._set_default(packet.leaves)
+            if packet.destination in self._routes:
+                self._set_route(packet.destination, packet.leaves)
+            else:
+                self._set_default(packet.leaves)
         if packet.is_multicast:
             self._join(packet)
         elif packet.destination not in self._own:
             self._make_local(packet.destination, local)
-        if packet.enters not in (None, "lo"):
+        if packet.enters is not None and packet.enters != "lo" and packet.source not in self._own:
             self._make_local(packet.source, False)
+            self._set_route(packet.source, packet.back or packet.enters)
 
     def _make_local(self, address: str, wanted: bool) -> None:
         if wanted != (address in self._local):
             self._link.local(address, self._indexes["lo"], wanted=wanted)
             (self._local.add if wanted else self._local.discard)(address)
+
+    def _set_route(self, address: str, name: str) -> None:
+        if self._routes.get(address) != name:
+            self._link.to(address, self._indexes[name])
+            self._routes[address] = name
 
     def _set_default(self, name: str) -> None:
         if name != self._default:
@@ -186,7 +218,8 @@ class Host:
 
     def _frame(self, packet: Packet, own: bytes) -> bytes:
         kind = 0x86DD if self.family is Family.IPV6 else 0x0800
-        return (packet.destination_mac or own) + packet.source_mac + struct.pack("!H", kind) + packet.bytes
+        source = packet.source_mac if not packet.mark else MARKS_IN + struct.pack("=I", packet.mark)
+        return (packet.destination_mac or own) + source + struct.pack("!H", kind) + packet.bytes
 
     def _send_own(self, packet: Packet) -> None:
         sender = self._raw.get((packet.uid, packet.gid, packet.mark))
@@ -214,7 +247,7 @@ class Host:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
         made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
         if packet.mark:
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, packet.mark)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, struct.pack("=I", packet.mark))
         return made
 
 

@@ -51,6 +51,15 @@ class Link:
         body = _route(family, 0, _RT_TABLE_MAIN, _RTN_UNICAST) + attribute(4, struct.pack("=i", index))
         self._ask(_RTM_NEWROUTE, _CREATE | _REPLACE, body, "setting the default route")
 
+    def to(self, text: str, index: int | None) -> None:
+        """Route one address to an interface; None: as all others. There are addresses that cannot be routed to."""
+        family, packed = _packed(text)
+        body = _route(family, len(packed) * 8, _RT_TABLE_MAIN, _RTN_UNICAST) + attribute(1, packed)
+        kind, flags = _RTM_DELROUTE, 0
+        if index is not None:
+            kind, flags, body = _RTM_NEWROUTE, _CREATE | _REPLACE, body + attribute(4, struct.pack("=i", index))
+        self._ask(kind, flags, body, f"routing {text}", errno.EINVAL, errno.ESRCH)
+
     def local(self, text: str, lo: int, *, wanted: bool) -> None:
         """Make an address the host's own, or no more; that it is so already is no error."""
         family, packed = _packed(text)

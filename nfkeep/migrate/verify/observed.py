@@ -42,18 +42,21 @@ def table(family: Family, *, connmark: bool, conditions: Iterable[str] = ()) -> 
         # The packet's mark has done its work at the end of these hooks: it is free to carry the other one.
         final.append(f"ct mark != 0 meta mark set ct mark log group {CONNMARK_GROUP}")
     settle = f"meta mark {SETTLE_MARK:#x} meta l4proto {SETTLE_PROTOCOL} log group {SETTLE_GROUP} drop"
+    # Reports of group membership, which the kernel sends when it likes: they alone have no socket of anybody's.
+    report = "ip protocol igmp" if family is Family.IPV4 else "icmpv6 type { 130, 131, 132, 143 }"
+    marked = f"meta iiftype ether @ll,48,16 {int.from_bytes(MARKS_IN, 'big'):#x} meta mark set @ll,64,32"
+    early = {"prerouting": [settle, marked], "output": [f"{report} meta skuid 0-4294967295 accept", f"{report} drop"]}
+    text = [f"table {name} {TABLE} {{"]
+    for hook, rules in early.items():
+        text += [f"chain early_{hook} {{ type filter hook {hook} priority {_EARLIEST}", *rules, "}"]
     chains = {"prerouting": [f"log group {GROUP}"], "input": final, "postrouting": final}
-    text = [
-        f"table {name} {TABLE} {{",
-        f"chain settle {{ type filter hook prerouting priority {_EARLIEST}",
-        settle,
-        "}",
-    ]
     for hook, rules in chains.items():
         text += [f"chain {hook} {{ type filter hook {hook} priority {_LAST}", *rules, "}"]
     return "\n".join([*text, "}", ""])
 
 
+MARKS_IN = bytes.fromhex("024d")
+"""How a source MAC begins whose other four bytes are the mark, as the host stores it, that the packet begins with."""
 SETTLE_MARK, SETTLE_PROTOCOL = 0x4E466B70, 253  # RFC 3692: a protocol for experiments
 
 
@@ -161,22 +164,8 @@ def parse(bodies: Iterable[bytes]) -> list[Seen]:
         elif group == CONDITION_GROUP and found:
             found[-1] = attrs.evolve(found[-1], conditions=(*found[-1].conditions, prefix))
         else:
-            seen = Seen(Hook(hook), enters, leaves, given.get(9, b""), mark, prefix, group)
-            if not _by_kernel(seen):
-                found.append(seen)
+            found.append(Seen(Hook(hook), enters, leaves, given.get(9, b""), mark, prefix, group))
     return found
-
-
-def _by_kernel(seen: Seen) -> bool:
-    """Whether it is a report of group membership, which the kernel sends when it likes."""
-    if seen.hook is not Hook.POSTROUTING or seen.enters not in (
-        0,
-        seen.leaves,
-    ):  # the kernel calls it received in places
-        return False
-    if seen.data[0] >> 4 == 4:
-        return seen.data[9] == 2 and seen.data[16:20] == bytes([224, 0, 0, 22])
-    return seen.data[6] == 0 and seen.data[40] == 58 and seen.data[48] in (131, 132, 143)
 
 
 def tell(seen: Seen, names: dict[int, str]) -> str:

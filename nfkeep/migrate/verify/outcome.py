@@ -90,7 +90,8 @@ def same_but_for_ports(one: Outcome, other: Outcome, chosen: Chosen, own: int) -
 _CHECKSUMS = {wire.TCP: 16, wire.UDP: 6, wire.DCCP: 6, wire.UDPLITE: 6, wire.ICMP: 2, wire.ICMPV6: 2, wire.SCTP: 8}
 
 
-def _without_ports(data: bytes, chosen: Chosen, own: int) -> object:
+def _without_ports(data: bytes, chosen: Chosen | None, own: int) -> object:
+    """With None whatever the ports are: in an error they are the other end's, before or after NAT."""
     data = _without_number(data)
     protocol, start = transport_of(data)
     if protocol not in _CHECKSUMS or len(data) < start + 8:
@@ -99,9 +100,9 @@ def _without_ports(data: bytes, chosen: Chosen, own: int) -> object:
         kind = data[start]
         if kind in (0, 8, 128, 129):
             return data[: start + 2] + data[start + 6 :]
-        return data[: start + 2], _without_ports(data[start + 8 :], chosen, own)
+        return data[: start + 2], _without_ports(data[start + 8 :], None, own)
     ports = struct.unpack_from("!HH", data, start)
-    kinds = chosen.kind(ports[0], own), chosen.kind(ports[1], None)
+    kinds = (chosen.kind(ports[0], own), chosen.kind(ports[1], None)) if chosen else ()
     at = start + _CHECKSUMS[protocol]
     size = 4 if protocol == wire.SCTP else 2
     return kinds, data[:start], data[start + 4 : at], data[at + size :]

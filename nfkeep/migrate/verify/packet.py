@@ -15,6 +15,7 @@ class Packet:
 
     `enters`: the interface that it is received on; None for one that the host sends itself, from a raw socket.
     `leaves`: the interface that its destination is routed to; None where the destination is the host itself.
+    `back`: the interface that its source is routed to, if not the one that it is received on.
     """
 
     family: Family
@@ -56,6 +57,7 @@ class Packet:
     mark: int = 0
     uid: int = 0
     gid: int = 0
+    back: str | None = None
     bytes: bytes = attrs.field(init=False, repr=False, eq=False)
 
     def __attrs_post_init__(self) -> None:
@@ -65,7 +67,7 @@ class Packet:
         where = f"received on {self.enters}" if self.enters else "sent by the host itself"
         if self.enters is None and (self.uid or self.gid):
             where += f" (uid {self.uid}, gid {self.gid})"
-        if self.enters is None and self.mark:
+        if self.mark:
             where += f" (mark {self.mark:#x})"
         towards = f", routed to {self.leaves}" if self.leaves else ", to the host itself"
         return f"{describe(self.bytes)} {where}{towards}"
@@ -80,6 +82,7 @@ class Packet:
         from_here = self.enters is None
         back = attrs.evolve(
             self,
+            back=None,
             enters=(self.leaves or "lo") if from_here else self.leaves,
             leaves=None if from_here else self.enters,
             source=self.destination,

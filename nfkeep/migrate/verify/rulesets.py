@@ -66,14 +66,18 @@ def _own_lock() -> dict[str, str]:
     return {"XTABLES_LOCKFILE": f"/proc/{os.getpid()}/fd/{number}"}
 
 
+def tables_of(text: str) -> set[str]:
+    """The names of the tables in iptables-save text."""
+    return {line.strip()[1:].strip() for line in text.splitlines() if line.strip().startswith("*")}
+
+
 def load_legacy(namespace: Namespace, family: Family, text: str, leftover: set[str]) -> Loading:
     """Begin to load iptables-save text; the tables in `leftover` that are not in it are emptied."""
-    here = {line.strip()[1:].strip() for line in text.splitlines() if line.strip().startswith("*")}
+    here = tables_of(text)
     parts = [text if text.endswith("\n") else text + "\n"]
     for table in sorted(leftover - here):
         chains = "".join(f":{chain} ACCEPT [0:0]\n" for chain in BASE_CHAINS[table])
         parts.append(f"*{table}\n{chains}COMMIT\n")
-    leftover |= here
     command = [_RESTORE[family], "-w", "60"] + (["-c"] if "\n[" in text or text.startswith("[") else [])
     return Loading("iptables", namespace, command, "".join(parts))
 

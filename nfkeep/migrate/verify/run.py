@@ -27,7 +27,7 @@ def run(
     """Compare and explain; see nfkeep.migrate.verify.verify."""
     uncompared = list(unseen(read_source(save_text, harness.family)))
     try:
-        comparison = harness.compare(save_text, script, packets, seed=seed)
+        comparison = harness.compare(save_text, script, packets, seed=seed, counters=True)
     except Refused as refused:
         if refused.side != "iptables":
             raise
@@ -35,11 +35,16 @@ def run(
             return Verification(0, (), (*uncompared, f"everything: {refused}"))
         save_text, left_out = _acceptable(harness, save_text)
         uncompared += left_out
-        comparison = harness.compare(save_text, translate(save_text, harness.family), packets, seed=seed)
+        script = translate(save_text, harness.family)
+        comparison = harness.compare(save_text, script, packets, seed=seed, counters=True)
     explainer = _Explainer(harness, save_text, script, translate)
-    return Verification(
-        comparison.sent, tuple(explainer.explain(each) for each in comparison.differences), tuple(uncompared)
-    )
+    mismatches = [explainer.explain(each) for each in comparison.differences]
+    for counted in comparison.counted:
+        legacy, nft = (f"{each.packets} packets, {each.bytes} bytes" for each in (counted.legacy, counted.nft))
+        mismatches.append(Mismatch("what was counted in the end", legacy, nft, (counted.rule.text,)))
+    texts = save_text.splitlines()
+    uncompared += [f"line {line}: {texts[line - 1]}: no packet came to this rule" for line in comparison.unmet]
+    return Verification(comparison.sent, tuple(mismatches), tuple(uncompared))
 
 
 def _acceptable(harness: Harness, text: str) -> tuple[str, list[str]]:

@@ -41,6 +41,7 @@ _MATCHES = {
     "set": "sets are not filled",
     "socket": "there are no sockets but raw ones",
     "time": "only now",
+    "realm": "no route has a realm",
     "u32": "packets are not made to fit the words that it looks at",
 }
 

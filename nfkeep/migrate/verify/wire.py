@@ -140,7 +140,7 @@ def _transport(packet: Packet, source: bytes, destination: bytes) -> bytes:
     if packet.protocol == IPCOMP:
         return struct.pack("!BBH", UDP, 0, packet.spi & 0xFFFF) + data
     if packet.protocol == GRE:
-        return struct.pack("!HH", 0, 0x0800) + data
+        return struct.pack("!HH", 0, 0x88B5) + data  # a type for experiments
     return data
 
 

@@ -5,6 +5,7 @@ Only packets come of this: an option that is unknown here, or read wrongly, cost
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import attrs
@@ -12,6 +13,7 @@ import attrs
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+_OPTION = re.compile(r"-[A-Za-z]|--[A-Za-z0-9][\w-]*")  # a text in quotes may begin with a dash, too
 _LONG = {
     "--source": "-s",
     "--src": "-s",
@@ -29,7 +31,6 @@ _LONG = {
     "--source-port": "--sport",
     "--destination-ports": "--dports",
     "--source-ports": "--sports",
-    "--ahspi": "--ahspi",
 }
 
 
@@ -79,7 +80,7 @@ def read_words(words: Sequence[str]) -> Words:
             at += 1
             continue
         values: list[str] = []
-        while at < len(words) and (not words[at].startswith("-") or (not values and _is_value(words[at]))):
+        while at < len(words) and not _OPTION.fullmatch(words[at]):
             if words[at] == "!":
                 if values or _opens_option(words, at + 1):
                     break
@@ -93,9 +94,5 @@ def read_words(words: Sequence[str]) -> Words:
     return Words(tuple(conditions), target, tuple(options))
 
 
-def _is_value(word: str) -> bool:
-    return word[1:2].isdigit()
-
-
 def _opens_option(words: Sequence[str], at: int) -> bool:
-    return at < len(words) and words[at].startswith("-")
+    return at < len(words) and _OPTION.fullmatch(words[at]) is not None

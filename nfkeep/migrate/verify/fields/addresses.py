@@ -75,10 +75,16 @@ def interface(word: Word, setting: Setting) -> Choices:
         others = [f"z{stem}"[:15], stem[:-1], "other0"] if stem else []
     else:
         inside = [name]
-    wrong = {"", ".", "..", "lo", *inside}
+    wrong = {".", "..", "lo", *inside}
     return Choices(
-        tuple({field: each} for each in inside if each), tuple({field: each} for each in others if each not in wrong)
+        tuple({field: each} for each in inside if _possible(each)),
+        tuple({field: each} for each in others if _possible(each) and each not in wrong),
     )
+
+
+def _possible(name: str) -> bool:
+    """Whether an interface can have this name: dev_valid_name() of net/core/dev.c; % makes the kernel count."""
+    return 0 < len(name) < 16 and not any(each in "/:%" or each.isspace() for each in name)
 
 
 @generates("-m", match="rpfilter")
@@ -86,9 +92,9 @@ def reverse_path(word: Word, setting: Setting) -> Choices:
     """A source that is routed back to where it comes from, and to elsewhere; the host's own; none."""
     own = "198.18.0.1" if setting.family is Family.IPV4 else "2001:db8:18::1"
     nobody = "0.0.0.0" if setting.family is Family.IPV4 else "::"
-    back = {"enters": "out0", "leaves": "out0"}
-    rows: list[dict[str, object]] = [{"enters": "in0", "leaves": "out0"}, {"source": own}, {"source": nobody}]
-    return Choices((back, {"enters": "out0"}), (*rows, {"enters": "lo"}, {**back, "source": own}))
+    rows: list[dict[str, object]] = [{"back": "out0"}, {"source": own}, {"source": nobody}, {"enters": "lo"}]
+    found = Choices(({"back": None}, {"back": None, "leaves": "in0"}), (*rows, {"back": "in0", "enters": "out0"}))
+    return found.negated() if any(each.name == "--invert" for each in setting.conditions) else found
 
 
 _TYPES = {

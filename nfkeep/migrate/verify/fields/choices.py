@@ -69,8 +69,8 @@ def choices_for(word: Word, setting: Setting) -> Choices:
         return Choices()
     try:
         found = function(word, setting)
-    except (ValueError, KeyError, IndexError, OverflowError):  # a word that was read wrongly: no packets from it
-        return Choices()
+    except (OSError, ValueError, KeyError, IndexError, OverflowError):
+        return Choices()  # a word that was read wrongly, or a name that is unknown here: no packets from it
     return found.negated() if word.negated else found
 
 

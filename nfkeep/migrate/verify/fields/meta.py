@@ -7,7 +7,6 @@ import pwd
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.verify.fields.choices import Choices, around, each, generates, number_range
-from nfkeep.model import Hook
 
 if TYPE_CHECKING:
     from nfkeep.migrate.verify.fields.choices import Setting
@@ -35,17 +34,13 @@ def packet_type(word: Word, setting: Setting) -> Choices:
 
 @generates("--mark", match="mark")
 def mark(word: Word, setting: Setting) -> Choices:
-    """The mark, each of its bits turned; only a packet of the host's own can begin with one."""
-    if setting.hook not in (Hook.OUTPUT, Hook.POSTROUTING):
-        return Choices()
+    """The mark, each of its bits turned."""
     value_text, _, mask_text = word.value.partition("/")
     value, mask = int(value_text, 0), int(mask_text, 0) if mask_text else 0xFFFFFFFF
     tried = [value, value | ~mask & 0xFFFFFFFF, 0, 0xFFFFFFFF, *(value ^ 1 << bit for bit in (0, 1, 4, 8, 16, 31))]
     holds = [one for one in dict.fromkeys(tried) if one & mask == value]
     fails = [one for one in dict.fromkeys(tried) if one & mask != value]
-    found = each("mark", (holds, fails))
-    own = {"enters": None}
-    return Choices(tuple({**one, **own} for one in found.holds), tuple({**one, **own} for one in found.fails))
+    return each("mark", (holds, fails))
 
 
 @generates("--uid-owner", "--gid-owner")
