@@ -206,3 +206,12 @@ def test_all_of_the_corpus_is_translated_or_lost_for_a_reason() -> None:
             lost = any(loss.fidelity is Fidelity.LOST for loss in found.losses)
             may_be_lost = any(word in line.rule for word in ("rateest", "--rttl", "--hashlimit-rate-match"))
             assert lost == may_be_lost, (str(line), found.losses)
+
+
+def test_zones_are_counted_apart() -> None:
+    """With zones of conntrack in the rules, a count is of an address in a zone."""
+    raw = "*raw\n:PREROUTING ACCEPT [0:0]\n-A PREROUTING -i a -j CT --zone 3\nCOMMIT\n"
+    rule = "-m connlimit --connlimit-above 3 --connlimit-mask 32 --connlimit-saddr -j DROP"
+    found = translate(filter_table([rule]) + raw)
+    assert rules_in(found, "OUTPUT") == ["add @connlimit-OUTPUT { ip saddr . ct zone ct count over 3 } counter drop"]
+    assert declared(found, "set connlimit-OUTPUT")[0] == "typeof ip saddr . ct zone"
