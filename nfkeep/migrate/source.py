@@ -25,6 +25,7 @@ _CHAIN = re.compile(r":([^ \t]+)[ \t]+([^ \t]+)(?:[ \t]+\[([0-9]{1,20}):([0-9]{1
 _LEFT_OUT = re.compile(r"# Table `(\w+)' is incompatible, use 'nft' tool\.")  # iptables/xtables-save.c
 _POLICIES = frozenset({"ACCEPT", "DROP", "QUEUE"})
 _NO_POLICY = "-"
+_FAMILIES = {"-4": Family.IPV4, "--ipv4": Family.IPV4, "-6": Family.IPV6, "--ipv6": Family.IPV6}
 _NO_CHAINS = frozenset({"ACCEPT", "DROP", "QUEUE", "RETURN"})  # libiptc's labels
 _LONGEST_CHAIN = 28  # XT_EXTENSION_MAXNAMELEN - 1
 _LARGEST_COUNT = (1 << 64) - 1
@@ -99,7 +100,7 @@ def read_source(text: str, family: Family) -> Source:
         elif stripped[0] == "*":
             if table is not None:
                 raise _fault(number, f"table {table.name} has no COMMIT before the next one", line)
-            table = _Open(number, stripped[1:].strip(" \t"))
+            table = _Open(number, stripped[1:].strip(" \t"), family)
             if any(each.name == table.name for each in tables):
                 raise _fault(number, f"there are two tables {table.name}", line)
         elif table is None:
@@ -119,10 +120,11 @@ def read_source(text: str, family: Family) -> Source:
 class _Open:
     """A table that is being read."""
 
-    def __init__(self, line: int, name: str) -> None:
+    def __init__(self, line: int, name: str, family: Family) -> None:
         if name not in TABLES:
             raise _fault(line, f"there is no table {name!r}")
         self.name = name
+        self._family = family
         self._built_in = frozenset(hook.name for hook in TABLES[name].hooks)
         self._line = line
         self._chains: dict[str, SourceChain] = {}
@@ -162,6 +164,10 @@ class _Open:
         counted = None
         if found := _COUNTERS.fullmatch(words[0]):
             counted = _counters(number, found[1], found[2], line)
+            words = words[1:]
+        if words and words[0] in _FAMILIES:  # a text for both, of which iptables-restore takes its own lines
+            if _FAMILIES[words[0]] is not self._family:
+                return
             words = words[1:]
         if len(words) < 2 or words[0] not in ("-A", "--append"):
             raise _fault(number, "not a rule's line, as -A INPUT -j ACCEPT", line)

@@ -463,3 +463,14 @@ def test_a_hundred_thousand_rules() -> None:
         assert done.exact
         assert done.script.count(" drop\n") == number
     assert seconds[1] < 20 * seconds[0]
+
+
+@pytest.mark.parametrize("family", Family)
+def test_a_text_for_both_families(family: Family) -> None:
+    """Of lines that begin with -4 or -6 each family takes its own."""
+    text = filter_table(
+        "-4 -A INPUT -p tcp -j ACCEPT", "[5:300] -6 -A INPUT -p udp -j DROP", "-A INPUT -i lo -j ACCEPT"
+    )
+    rules = chains_of(listed(migrate.translate(text, family).script))["INPUT"]
+    assert len(rules) == 3
+    assert ("udp" in rules[0]) == ("packets 5" in rules[0]) == (family is Family.IPV6)
