@@ -29,6 +29,8 @@ CHAINS = {
     "filter": ("INPUT", "FORWARD", "OUTPUT"),
 }
 PROGRAMS = {"iptables-translate": Family.IPV4, "ip6tables-translate": Family.IPV6}
+#: What docs/translate.md tells of: iptables-translate's form loads only where that interface is there already.
+TOLD = {"libxt_TEE.txlate:10": "needs it to be there"}
 _APPENDED = re.compile(r"(?:-[AI]|--append|--insert)")
 
 
@@ -67,6 +69,15 @@ def pairs() -> Iterator[Pair]:
             yield Pair(f"{path.name}:{number}", PROGRAMS[program], text)
 
 
+def lasting(harness: Harness, text: str, script: str, packets: int) -> list[str]:
+    """Differences that come each time: one packet more or less within a tick of the clock passes a limit by chance."""
+    for _ in range(3 if "limit" in text else 1):
+        differences = harness.compare(text, script, packets).differences
+        if not differences:
+            return []
+    return [str(each) for each in differences]
+
+
 def _quoted(word: str) -> str:
     return word if re.fullmatch(r"[^\s\"'\\]+", word) else '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
@@ -89,14 +100,17 @@ def harness_of() -> Iterator[Callable[[Family], Harness]]:
 @pytest.mark.skipif(not FOLDER.is_dir(), reason="the shared corpus is not beside the project")
 @pytest.mark.parametrize("pair", list(pairs()), ids=str)
 def test_what_iptables_translate_knows_means_the_same_here(pair: Pair, harness_of: Callable[[Family], Harness]) -> None:
-    """No packet meets anything else, whatever iptables-translate would make of it; nothing is lost."""
+    """No packet meets anything else, whatever iptables-translate would make of it; nothing is lost, but as told."""
     translation = translate(pair.text, pair.family)
-    assert [loss for loss in translation.losses if loss.fidelity is Fidelity.LOST] == []
+    lost = [loss for loss in translation.losses if loss.fidelity is Fidelity.LOST]
     try:
-        compared = harness_of(pair.family).compare(pair.text, translation.script, 60)
+        differences = lasting(harness_of(pair.family), pair.text, "" if lost else translation.script, 60)
     except Refused as refused:
         pytest.skip(f"this kernel does not take it: {refused}")
-    assert [str(each) for each in compared.differences] == []
+    if pair.where in TOLD:
+        assert [TOLD[pair.where] in loss.reason for loss in lost] == [True]
+    else:
+        assert (lost, differences) == ([], [])
 
 
 @needs_rulesets
@@ -113,5 +127,4 @@ def test_real_rulesets(
     lost = {loss.line for loss in translation.losses if loss.fidelity is Fidelity.LOST}
     kept = "\n".join("" if number in lost else line for number, line in enumerate(text.splitlines(), 1)) + "\n"
     script = translate(kept, family, optimize=optimize).script
-    compared = harness_of(family).compare(kept, script, 300)
-    assert [str(each) for each in compared.differences] == []
+    assert lasting(harness_of(family), kept, script, 300) == []
