@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+POLICY = "policy"
+"""The comment of the rule at the end of a base chain that counts what meets the policy."""
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 

@@ -21,7 +21,7 @@ from nfkeep.migrate.parts import Rows, Statement
 from nfkeep.migrate.placement import base_line, place_tables, tracked_line
 from nfkeep.migrate.reach import reaching
 from nfkeep.migrate.rule import VERDICTS, Chains, ParsedRule, match_translator, readings, target_translator
-from nfkeep.migrate.script import NftTable, script_text
+from nfkeep.migrate.script import POLICY, NftTable, script_text
 from nfkeep.migrate.sharing import with_shared_sets
 from nfkeep.migrate.source import Source, SourceChain, SourceRule, SourceTable, read_source
 from nfkeep.migrate.survey import Survey
@@ -314,4 +314,4 @@ def _end(chain: SourceChain, layout: Layout) -> None:
     statements = [Statement(_counter(chain.counters))]
     if chain.policy == "QUEUE":
         statements.append(Statement("queue"))
-    layout.chain.add((*statements, Statement('comment "policy"')), chain.line)
+    layout.chain.add((*statements, Statement(names.comment(POLICY))), chain.line)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from nfkeep.migrate.script import POLICY
 from nfkeep.migrate.source import rules_of
 from nfkeep.migrate.verify.observed import TABLE
 from nfkeep.migrate.verify.rulesets import saved
@@ -57,11 +58,14 @@ def of_legacy(namespace: Namespace, family: Family) -> ByChain:
 
 
 def of_nft(namespace: Namespace) -> ByChain:
-    """The counters of all rules that have one, by table and chain; of a rule with several, the first."""
+    """The counters of all rules that have one, by table and chain; of a rule with several, the first.
+
+    Not those of the last rules of base chains that count what policies do (nfkeep.migrate.translation).
+    """
     found: ByChain = {}
     for item in json.loads(namespace.run("nft -j list ruleset").stdout)["nftables"]:
         rule = item.get("rule")
-        if rule is None or rule["table"] == TABLE:
+        if rule is None or rule["table"] == TABLE or rule.get("comment") == POLICY:
             continue
         for expression in rule["expr"]:
             if isinstance(expression, dict) and isinstance(told := expression.get("counter"), dict):
