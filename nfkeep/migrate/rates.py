@@ -5,6 +5,8 @@ The kernel reckons in whole ticks and credits, so the rate that a rule has is no
 
 from __future__ import annotations
 
+import math
+
 from nfkeep.migrate.loss import Lost
 
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604800}
@@ -34,13 +36,17 @@ def duration(seconds: int) -> str:
     return f"{seconds}s" if seconds < 10**8 else f"{seconds // 86400}d{seconds % 86400}s"
 
 
-def coarse(seconds_to_refill: float) -> str:
-    """What differs if a bucket fills up within a tick: the kernel adds credit once a tick, nft at once. Or ""."""
-    if seconds_to_refill >= _TICK:
-        return ""
-    return (
-        "the bucket fills up within a tick (4 ms where HZ is 250): iptables lets no more than a burst through in each"
-    )
+def coarse(seconds_to_refill: float, packets: int) -> str:
+    """What differs for a bucket of so many packets, as the kernel adds credit once a tick and nft at once; or ""."""
+    if seconds_to_refill < _TICK:
+        return (
+            "the bucket fills up within a tick (4 ms where HZ is 250): iptables lets no more than a burst through in"
+            " each"
+        )
+    if seconds_to_refill / packets < _TICK:
+        early = math.ceil(_TICK * packets / seconds_to_refill)
+        return f"credit comes as time passes, with iptables once a tick (4 ms where HZ is 250): {early} packets earlier"
+    return ""
 
 
 def nft_rate(text: str, period: float) -> str:

@@ -8,15 +8,17 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
-from corpus import FOLDER, needs_rulesets, rulesets
+from corpus import FOLDER, Command, extension_file, extension_files, needs_corpus, needs_rulesets, rulesets
 
-from nfkeep import Family, Fidelity
+from nfkeep import Family, Fidelity, InvalidRuleError
 from nfkeep.migrate import translate
-from nfkeep.migrate.verify import Harness, Refused
+from nfkeep.migrate.verify import Harness, Packet, Refused
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from corpus import Line
 
     from nfkeep.namespaces import Namespace
 
@@ -69,7 +71,7 @@ def pairs() -> Iterator[Pair]:
             yield Pair(f"{path.name}:{number}", PROGRAMS[program], text)
 
 
-def lasting(harness: Harness, text: str, script: str, packets: int) -> list[str]:
+def lasting(harness: Harness, text: str, script: str, packets: int | list[Packet]) -> list[str]:
     """Differences that come each time: one packet more or less within a tick of the clock passes a limit by chance."""
     for _ in range(3 if "limit" in text else 1):
         differences = harness.compare(text, script, packets).differences
@@ -111,6 +113,45 @@ def test_what_iptables_translate_knows_means_the_same_here(pair: Pair, harness_o
         assert [TOLD[pair.where] in loss.reason for loss in lost] == [True]
     else:
         assert (lost, differences) == ([], [])
+
+
+@needs_corpus
+@pytest.mark.parametrize("path", extension_files(), ids=lambda path: path.name)
+def test_every_rule_of_the_extensions(path: Path, harness_of: Callable[[Family], Harness]) -> None:
+    """What the kernel takes from iptables means the same in nft, unless the translation says what differs."""
+    wrong = []
+    for line in extension_file(path):
+        if isinstance(line, Command) or not line.valid:
+            continue
+        for family in line.families:
+            chain = line.chains[0].strip()
+            text = f"*{line.table}\n:{chain} ACCEPT [0:0]\n-A {chain} {_told(line)}\nCOMMIT\n"
+            try:
+                translation = translate(text, family)
+                packets = 40 if translation.exact else []  # a script with losses has to load, at least
+                differences = lasting(harness_of(family), text, translation.script, packets)
+            except Refused as refused:
+                if refused.side == "nft" and "NFQUEUE" not in text:  # this kernel has no queue for nft
+                    wrong.append(f"{line}: {refused}")
+            except InvalidRuleError as refused:
+                wrong += [f"{line}: {refused}"] * _legacy_takes(text, harness_of(family))
+            else:
+                wrong += [f"{line}: {each}" for each in differences]
+    assert wrong == []
+
+
+def _told(line: Line) -> str:
+    """The rule, with a verdict by which packets tell whether it matches, if it has no target."""
+    ends = {"-j", "--jump", "-g", "--goto"} & set(line.rule.split())
+    return line.rule if ends or line.table == "nat" else f"{line.rule} -j DROP"
+
+
+def _legacy_takes(text: str, harness: Harness) -> bool:
+    try:
+        harness.compare(text, "", [])
+    except (Refused, InvalidRuleError):
+        return False
+    return True
 
 
 @needs_rulesets

@@ -111,7 +111,8 @@ def _admit(match: Extension, limit: Limit, context: Context) -> None:
     if burst and not limit.in_bytes and not limit.rate.endswith(f" {int(burst.value)} packets"):
         text = limit.rate.partition("burst ")[2]
         context.approximate(match, f"the kernel's credits overflow: its burst is {text} where HZ is 250 or 1000")
-    if reason := coarse(limit.seconds_to_refill):
+    packets = 1 if limit.in_bytes else int(limit.rate.partition("burst ")[2].split()[0])
+    if reason := coarse(limit.seconds_to_refill, packets):
         context.approximate(match, reason)
     if limit.uncertain:
         context.approximate(

@@ -41,7 +41,7 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
             context.approximate(
                 match, f"the kernel makes {text} {real:.6g}/second where HZ is 250 or 1000, and so does nft here"
             )
-    if reason := coarse(packets * cost / _CREDITS):
+    if reason := coarse(packets * cost / _CREDITS, packets):
         context.approximate(match, reason)
     burst_text = f"burst {_credits(average * packets) // cost} packets"
     name = context.objects.fresh(f"limit-{context.chain}")
