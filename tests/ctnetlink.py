@@ -19,12 +19,12 @@ ICMP, TCP, UDP, GRE, ICMPV6, SCTP = 1, 6, 17, 47, 58, 132
 DUMP = 0x300  # NLM_F_DUMP
 
 _NETLINK_NETFILTER = 12
-_NEW, _GET = 0x100, 0x101  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
+_NEW, _GET, _DELETE = 0x100, 0x101, 0x102  # NFNL_SUBSYS_CTNETLINK, IPCTNL_MSG_CT_*
 _REQUEST, _ACK, _CREATE = 0x1, 0x4, 0x600  # NLM_F_*
 _DONE = 3
 _TUPLE_ORIG, _TUPLE_REPLY, _STATUS, _TIMEOUT, _ID, _ZONE = 1, 2, 3, 7, 12, 18  # CTA_*
 _PROTOINFO, _NAT_SRC, _MARK, _NAT_DST = 4, 6, 8, 13
-_OFFLOAD = 1 << 14  # IPS_OFFLOAD
+_SEEN_REPLY, _OFFLOAD = 1 << 1, 1 << 14  # IPS_*
 _ECHO = {ICMP: (8, 0), ICMPV6: (128, 129)}  # types of request and reply
 
 
@@ -32,7 +32,7 @@ _ECHO = {ICMP: (8, 0), ICMPV6: (128, 129)}  # types of request and reply
 class Entry:
     """The original direction of an entry. Without ports, as ICMP, both are 0 or say nothing.
 
-    `identity` and `offloaded` are what the kernel says; two entries are equal without regard to them.
+    `identity`, `offloaded` and `replied` are what the kernel says; two entries are equal without regard to them.
     """
 
     protocol: int
@@ -43,6 +43,7 @@ class Entry:
     zone: int = 0
     identity: int = attrs.field(default=0, eq=False)
     offloaded: bool = attrs.field(default=False, eq=False)
+    replied: bool = attrs.field(default=False, eq=False)
 
 
 def make_entries(namespace: Namespace, family: Family, entries: Iterable[Entry]) -> None:
@@ -71,10 +72,12 @@ def make_entry(
             packed = socket.inet_pton(family.value, address)
             first = 1 if family is Family.IPV4 else 4  # CTA_NAT_V4_MINIP, CTA_NAT_V6_MINIP
             content += nest(kind, attribute(first, packed) + attribute(first + 1, packed))
-    with _socket(namespace) as channel:
-        channel.send(_message(_NEW, _REQUEST | _ACK | _CREATE, family, content))
-        (number,) = struct.unpack_from("=i", channel.recv(16384), 16)
-        assert number == 0, (number, entry)
+    _ask(namespace, _message(_NEW, _REQUEST | _ACK | _CREATE, family, content))
+
+
+def delete_entry(namespace: Namespace, family: Family, entry: Entry) -> None:
+    """Have the kernel forget one."""
+    _ask(namespace, _message(_DELETE, _REQUEST | _ACK, family, _tuple(_TUPLE_ORIG, family, entry)))
 
 
 def read_entries(namespace: Namespace, family: Family) -> list[Entry]:
@@ -107,7 +110,15 @@ def _entry(family: Family, values: dict[int, bytes]) -> Entry:
         int.from_bytes(values.get(_ZONE) or original.get(3, b""), "big"),  # a zone of one direction is in its tuple
         int.from_bytes(values[_ID], "big"),
         bool(int.from_bytes(values[_STATUS], "big") & _OFFLOAD),
+        bool(int.from_bytes(values[_STATUS], "big") & _SEEN_REPLY),
     )
+
+
+def _ask(namespace: Namespace, message: bytes) -> None:
+    with _socket(namespace) as channel:
+        channel.send(message)
+        (number,) = struct.unpack_from("=i", channel.recv(16384), 16)
+        assert number == 0, (number, message.hex())
 
 
 def _socket(namespace: Namespace) -> socket.socket:

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from ctnetlink import delete_entry, read_entries
 from guard_text import tcp_match, udp_match
 
 from nfkeep.conntrack import Condition, Conntrack, Injector, Primed, Selector, prime
@@ -219,10 +220,10 @@ def test_gone_or_closed_before_another_turn(pairs: Pairs) -> None:
             for number in range(LIMIT):
                 pairs.reply(number)
         elif len(turns) == 3:  # four are rebuilt, the turn of two is to come
-            lines = host.run(f"conntrack -L -p {kind}").stdout.splitlines()
-            whole = {word for line in lines if "UNREPLIED" not in line for word in line.split()[3:7]}
-            gone, closed = (one for one in pairs.clients if f"sport={one.getsockname()[1]}" in whole)
-            host.run(f"conntrack -D -p {kind} --orig-port-src {gone.getsockname()[1]}")
+            # Over ctnetlink, as all second turns together have a second.
+            whole = {each.source_port: each for each in read_entries(host, Family.IPV4) if each.replied}
+            gone, closed = (one for one in pairs.clients if one.getsockname()[1] in whole)
+            delete_entry(host, Family.IPV4, whole[gone.getsockname()[1]])
             if kind == "tcp":
                 closed.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                 closed.close()
