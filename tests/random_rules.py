@@ -110,15 +110,15 @@ def _conditions(family: Family, protocol: str) -> list[SearchStrategy[str]]:
 
 
 @st.composite
-def rule(draw: DrawFn, family: Family, chain: str, jumps: tuple[str, ...]) -> str:
-    """One rule of the table filter; `jumps` are the chains it may go to."""
+def rule(draw: DrawFn, family: Family, chain: str, jumps: tuple[str, ...], table: str = "filter") -> str:
+    """One rule of a table; `jumps` are the chains it may go to."""
     protocols = ("tcp", "udp", "icmp" if family is Family.IPV4 else "ipv6-icmp", "")
     protocol = draw(st.sampled_from(protocols))
     words = [f"-A {chain}"]
     for option in ("-s", "-d"):
         if draw(st.integers(0, 3)) == 0:
             words.append(draw(sometimes_not(f"{option} {draw(st.sampled_from(_ADDRESSES[family]))}")))
-    if chain in ("INPUT", "FORWARD") and draw(st.integers(0, 5)) == 0:
+    if chain in ("PREROUTING", "INPUT", "FORWARD") and draw(st.integers(0, 5)) == 0:
         words.append(draw(st.sampled_from(["-i in0", "! -i in0", "-i in+", "! -i eth+"])))
     if protocol:
         words.append(f"-p {protocol}")
@@ -131,25 +131,57 @@ def rule(draw: DrawFn, family: Family, chain: str, jumps: tuple[str, ...]) -> st
         if (name := condition.split()[1]) not in seen:
             words.append(condition)
             seen.add(name)
-    targets = ["-j ACCEPT", "-j DROP", "-j DROP", "-j RETURN", "-j REJECT", ""]
+    targets = ["-j ACCEPT", "-j DROP", "-j RETURN", "", *_targets(family, table)]
     targets += [f"{verb} {each}" for each in jumps for verb in ("-j", "-j", "-g")]
-    if protocol == "tcp":
+    if protocol == "tcp" and table == "filter":
         targets.append("-j REJECT --reject-with tcp-reset")
     words.append(draw(st.sampled_from(targets)))
     return " ".join(words).strip()
 
 
+def _targets(family: Family, table: str) -> list[str]:
+    """Targets that stand in one table only, or mostly."""
+    if table == "filter":
+        return ["-j DROP", "-j REJECT"]
+    if table == "raw":
+        return ["-j CT --notrack"] * 3
+    hops = "HL --hl" if family is Family.IPV6 else "TTL --ttl"
+    return [
+        *(f"-j MARK --set-xmark {value}" for value in ("0x1/0xffffffff", "0x2/0x3", "0x0/0xff", "0x5/0x1")),
+        *(f"-j {hops}-{way}" for way in ("set 64", "inc 3", "dec 1")),
+        *(f"-j TOS --set-tos {value}" for value in ("0x10/0xff", "0x08/0x3f", "0x02/0x00")),
+        "-j DSCP --set-dscp 0x2e",
+        "-j CONNMARK --set-xmark 0x4/0xf",
+        "-j CONNMARK --save-mark --nfmask 0xff --ctmask 0xff",
+        "-j CONNMARK --restore-mark --nfmask 0xffffffff --ctmask 0xffffffff",
+    ]
+
+
+_BASES = {
+    "raw": ("PREROUTING", "OUTPUT"),
+    "mangle": ("PREROUTING", "INPUT", "FORWARD", "OUTPUT", "POSTROUTING"),
+    "filter": ("INPUT", "FORWARD", "FORWARD", "OUTPUT"),
+}
+
+
 @st.composite
 def ruleset(draw: DrawFn, family: Family, most: int = 30) -> str:
-    """The table filter with up to `most` rules in base chains and user chains, which only go to later ones."""
-    lines = ["*filter"]
-    lines += [
-        f":{chain} {draw(st.sampled_from(['ACCEPT', 'ACCEPT', 'DROP']))} [0:0]"
-        for chain in ("INPUT", "FORWARD", "OUTPUT")
-    ]
+    """Up to `most` rules in base chains and user chains, which only go to later ones; mostly of the table filter."""
+    rules = draw(st.integers(1, most))
+    others = [table for table in ("raw", "mangle") if rules > 1 and draw(st.integers(0, 3)) == 0]
+    shares = {table: draw(st.integers(0, rules // 3)) for table in others}
+    tables = {**shares, "filter": rules - sum(shares.values())}
+    return "".join(draw(_table(family, table, share)) for table, share in tables.items())
+
+
+@st.composite
+def _table(draw: DrawFn, family: Family, table: str, rules: int) -> str:
+    policies = ["ACCEPT", "ACCEPT", "DROP"] if table == "filter" else ["ACCEPT"]
+    lines = [f"*{table}"]
+    lines += [f":{chain} {draw(st.sampled_from(policies))} [0:0]" for chain in dict.fromkeys(_BASES[table])]
     lines += [f":{chain} - [0:0]" for chain in CHAINS]
-    for _ in range(draw(st.integers(1, most))):
-        chain = draw(st.sampled_from(("INPUT", "FORWARD", "FORWARD", "OUTPUT", *CHAINS)))
+    for _ in range(rules):
+        chain = draw(st.sampled_from((*_BASES[table], *CHAINS)))
         jumps = CHAINS[CHAINS.index(chain) + 1 :] if chain in CHAINS else CHAINS
-        lines.append(draw(rule(family, chain, jumps)))
+        lines.append(draw(rule(family, chain, jumps, table)))
     return "\n".join((*lines, "COMMIT", ""))

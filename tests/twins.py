@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import socket
 from types import TracebackType
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING
 
 from nfkeep import Family
 from nfkeep.migrate import Translation, translate
 from nfkeep.namespaces import Namespace
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 _LEGACY = {Family.IPV4: "iptables-legacy-restore", Family.IPV6: "ip6tables-legacy-restore"}
 _ANYWHERE = {Family.IPV4: "127.0.0.1", Family.IPV6: "::1"}

@@ -22,9 +22,9 @@ def ttl(word: Word, setting: Setting) -> Choices:
     """The number, and those beside it."""
     number = int(word.value)
     if word.name.endswith("-lt"):
-        return each("ttl", around(min(2, number - 1), number - 1, 255, 1))
+        return each("ttl", around(min(2, max(number - 1, 1)), max(number - 1, 1), 255, 1))
     if word.name.endswith("-gt"):
-        return each("ttl", around(number + 1, 255, 255, 1))
+        return each("ttl", around(min(number + 1, 255), 255, 255, 1))
     return each("ttl", around(number, number, 255, 1))
 
 
@@ -143,7 +143,9 @@ def routing(word: Word, setting: Setting) -> Choices:
         holds = [_headers(wire.ROUTING, wire.routing_header(number, 0, (address,)))]
     elif word.name == "--rt-segsleft":
         low, high = number_range(word.value, 255)
-        holds = [_headers(wire.ROUTING, wire.routing_header(0, left, (address,))) for left in (low, min(high, 255))]
+        holds = [
+            _headers(wire.ROUTING, wire.routing_header(0, left, (address,))) for left in (min(low, 255), min(high, 255))
+        ]
     elif word.name == "--rt-len":
         count = max(0, (int(word.value.split(":")[0]) - 8) // 16)
         holds = [_headers(wire.ROUTING, wire.routing_header(0, 0, (address,) * min(count, 20)))]
