@@ -358,3 +358,18 @@ def test_a_table_that_is_refused(harnesses: dict[Family, Harness]) -> None:
     rule = "INPUT -s 10.0.0.0/8 -j DROP"
     found = harnesses[V4].compare(source(rule, "filter"), script(rule, "ip saddr 10.0.0.0/8 drop", "filter", V4), 30)
     assert found.differences == ()
+
+
+@pytest.mark.parametrize("refused", [False, True], ids=["taken", "refused by nft"])
+def test_nothing_of_earlier_rules_is_left(refused: bool) -> None:
+    """A base chain that the next text does not name has no policy there; iptables-restore would let it be."""
+    first = "*filter\n:OUTPUT DROP [0:0]\nCOMMIT\n*mangle\n:OUTPUT DROP [0:0]\nCOMMIT\n"
+    second = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p udp -j DROP\nCOMMIT\n"
+    with Harness(V4) as harness:
+        if refused:
+            with pytest.raises(Refused):
+                harness.compare(first, "table ip x { this is none }", [])
+        else:
+            harness.compare(first, "", [])
+        compared = harness.compare(second, script("INPUT -p udp -j DROP", "ip protocol udp drop", "filter", V4), 40)
+        assert [str(each) for each in compared.differences] == []

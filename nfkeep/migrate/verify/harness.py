@@ -202,9 +202,11 @@ class Harness:
     def _load(self, pair: _Pair, save_text: str, script: str) -> None:
         if _KEPT_BY_NAME.search(save_text):
             load_legacy(pair.legacy.namespace, self.family, "", pair.tables).wait()
+        leftover = set(pair.tables)
+        pair.tables |= tables_of(save_text)  # also if one of the hosts refuses: the other has them then
         observer = table(self.family, connmark=_CONNMARK.search(save_text) is not None, conditions=_told(save_text))
         loading = [
-            load_legacy(pair.legacy.namespace, self.family, save_text, pair.tables),
+            load_legacy(pair.legacy.namespace, self.family, save_text, leftover),
             load_nft(pair.nft.namespace, script, observer),
         ]
         if pair.observer != observer:
@@ -218,7 +220,6 @@ class Harness:
         if refusals:
             raise refusals[0]
         pair.observer = observer
-        pair.tables |= tables_of(save_text)
 
     def _differences(self, pair: _Pair, sequence: Sequence[Packet], chosen: Chosen | None) -> Iterator[Difference]:
         for number, packet in enumerate(sequence):
@@ -247,7 +248,7 @@ _ROUNDS = 3
 _KEPT_BY_NAME = re.compile(r"-m (?:recent|hashlimit)\b")
 _NAT = re.compile(r"-j (?:SNAT|DNAT|MASQUERADE|REDIRECT|NETMAP)\b")
 _AGAIN = (
-    (re.compile(r"-m (?:limit|hashlimit|recent|time|rateest|connbytes)\b"), 1),
+    (re.compile(r"-m (?:limit|hashlimit|recent|time|rateest|connbytes)\b"), 3),  # within a tick one more passes
     (_NAT, 3),  # a port that is chosen for another reason can lie in the range of a rule: one in sixty
     (re.compile(r"--mode random\b"), 15),
 )

@@ -42,10 +42,16 @@ def table(family: Family, *, connmark: bool, conditions: Iterable[str] = ()) -> 
         # The packet's mark has done its work at the end of these hooks: it is free to carry the other one.
         final.append(f"ct mark != 0 meta mark set ct mark log group {CONNMARK_GROUP}")
     settle = f"meta mark {SETTLE_MARK:#x} meta l4proto {SETTLE_PROTOCOL} log group {SETTLE_GROUP} drop"
-    # Reports of group membership, which the kernel sends when it likes: they alone have no socket of anybody's.
-    report = "ip protocol igmp" if family is Family.IPV4 else "icmpv6 type { 130, 131, 132, 143 }"
+    # What the kernel sends when it likes has no socket of anybody's: reports of group membership, and that the other
+    # fragments of a packet, perhaps one of an earlier sequence, have not come in time.
+    own = ["ip protocol igmp", "icmp type time-exceeded icmp code 1"]
+    if family is Family.IPV6:
+        own = ["icmpv6 type { 130, 131, 132, 143 }", "icmpv6 type time-exceeded icmpv6 code 1"]
     marked = f"meta iiftype ether @ll,48,16 {int.from_bytes(MARKS_IN, 'big'):#x} meta mark set @ll,64,32"
-    early = {"prerouting": [settle, marked], "output": [f"{report} meta skuid 0-4294967295 accept", f"{report} drop"]}
+    early = {
+        "prerouting": [settle, marked],
+        "output": ["meta skuid 0-4294967295 accept", *(f"{each} drop" for each in own)],
+    }
     text = [f"table {name} {TABLE} {{"]
     for hook, rules in early.items():
         text += [f"chain early_{hook} {{ type filter hook {hook} priority {_EARLIEST}", *rules, "}"]

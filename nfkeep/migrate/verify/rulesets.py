@@ -72,12 +72,15 @@ def tables_of(text: str) -> set[str]:
 
 
 def load_legacy(namespace: Namespace, family: Family, text: str, leftover: set[str]) -> Loading:
-    """Begin to load iptables-save text; the tables in `leftover` that are not in it are emptied."""
-    here = tables_of(text)
-    parts = [text if text.endswith("\n") else text + "\n"]
-    for table in sorted(leftover - here):
+    """Begin to load iptables-save text; the tables in `leftover` are emptied first.
+
+    Also those that are in the text: a base chain that it does not name would keep its policy.
+    """
+    parts = []
+    for table in sorted(leftover):
         chains = "".join(f":{chain} ACCEPT [0:0]\n" for chain in BASE_CHAINS[table])
         parts.append(f"*{table}\n{chains}COMMIT\n")
+    parts.append(text if text.endswith("\n") else text + "\n")
     command = [_RESTORE[family], "-w", "60"] + (["-c"] if "\n[" in text or text.startswith("[") else [])
     return Loading("iptables", namespace, command, "".join(parts))
 
