@@ -5,6 +5,7 @@ The values are few and close together, so that rules and packets meet often.
 
 from __future__ import annotations
 
+import functools
 import string
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from nfkeep import Family
 
 if TYPE_CHECKING:
-    from hypothesis.strategies import DrawFn, SearchStrategy
+    from hypothesis.strategies import SearchStrategy
 
 _PORTS = (0, 1, 22, 53, 80, 443, 1023, 1024, 65535)
 _STATES = ("INVALID", "NEW", "ESTABLISHED", "RELATED", "UNTRACKED")
@@ -30,58 +31,59 @@ _RANGES = {
 CHAINS = ("first", "second", "third")
 
 
-def sometimes_not(text: str) -> SearchStrategy[str]:
+#: Strategies are made once and drawn from often: hypothesis looks through each new one, at length.
+_NOT = st.sampled_from(["", "", "! "])
+_ONE_IN_SIX, _ONE_IN_FOUR = (st.sampled_from([True, *[False] * others]) for others in (5, 3))
+_SOME_PORTS = st.lists(st.sampled_from(_PORTS), min_size=1, max_size=2, unique=True).map(sorted)
+_PORT = _SOME_PORTS.map(lambda ports: ":".join(map(str, ports)))
+
+
+def sometimes_not(option: str, values: SearchStrategy[str]) -> SearchStrategy[str]:
     """A condition, or its opposite."""
-    return st.sampled_from([text, text, f"! {text}"])
+    return st.builds("{}{} {}".format, _NOT, st.just(option), values)
 
 
-@st.composite
-def port(draw: DrawFn) -> str:
-    """A port or a range of ports."""
-    low, high = sorted((draw(st.sampled_from(_PORTS)), draw(st.sampled_from(_PORTS))))
-    return str(low) if low == high else f"{low}:{high}"
+def _some(names: tuple[str, ...]) -> SearchStrategy[str]:
+    """Up to four of the names, in their order."""
+    chosen = st.sets(st.sampled_from(names), min_size=1, max_size=4)
+    return chosen.map(lambda those: ",".join(name for name in names if name in those))
 
 
-@st.composite
-def _some(draw: DrawFn, names: tuple[str, ...]) -> str:
-    chosen = draw(st.sets(st.sampled_from(names), min_size=1, max_size=4))
-    return ",".join(name for name in names if name in chosen)
-
-
-@st.composite
-def _ports(draw: DrawFn, protocol: str) -> str:
+def _ports(protocol: str) -> SearchStrategy[str]:
     """`-m tcp` and the like with one or both ports."""
-    options = [draw(sometimes_not(f"{side} {draw(port())}")) for side in ("--sport", "--dport") if draw(st.booleans())]
-    return " ".join((f"-m {protocol}", *(options or [f"--dport {draw(port())}"])))
+    source, destination = (sometimes_not(side, _PORT) for side in ("--sport", "--dport"))
+    options = st.one_of(source, destination, st.builds("{} {}".format, source, destination))
+    return options.map(f"-m {protocol} {{}}".format)
 
 
-@st.composite
-def _flags(draw: DrawFn) -> str:
-    mask = draw(_some(_FLAGS))
-    wanted = [name for name in mask.split(",") if draw(st.booleans())]
-    return f"-m tcp {draw(sometimes_not(f'--tcp-flags {mask} ' + (','.join(wanted) or 'NONE')))}"
+def _flags() -> SearchStrategy[str]:
+    wanted = st.one_of(st.just("NONE"), _some(_FLAGS), _some(_FLAGS))
+    return sometimes_not("--tcp-flags", st.builds(_mask, _some(_FLAGS), wanted)).map("-m tcp {}".format)
 
 
-@st.composite
-def _multiport(draw: DrawFn) -> str:
-    ports = draw(st.lists(port(), min_size=1, max_size=4, unique=True))
-    option = draw(st.sampled_from(["--sports", "--dports", "--ports"]))
-    return f"-m multiport {draw(sometimes_not(f'{option} ' + ','.join(ports)))}"
+def _mask(mask: str, wanted: str) -> str:
+    return f"{mask} " + (",".join(name for name in wanted.split(",") if name in mask.split(",")) or "NONE")
 
 
-@st.composite
-def _range(draw: DrawFn, most: int, separator: str = ":") -> str:
-    low, high = sorted((draw(st.integers(0, most)), draw(st.integers(0, most))))
-    return str(low) if low == high else f"{low}{separator}{high}"
+def _multiport() -> SearchStrategy[str]:
+    ports = st.lists(_PORT, min_size=1, max_size=4, unique=True).map(",".join)
+    options = st.one_of([sometimes_not(option, ports) for option in ("--sports", "--dports", "--ports")])
+    return options.map("-m multiport {}".format)
+
+
+def _range(most: int) -> SearchStrategy[str]:
+    ends = st.lists(st.integers(0, most), min_size=1, max_size=2, unique=True)
+    return ends.map(lambda numbers: ":".join(map(str, sorted(numbers))))
 
 
 def _match(name: str, option: str, values: SearchStrategy[str]) -> SearchStrategy[str]:
     """`-m NAME [!] --OPTION VALUE`."""
-    return values.flatmap(lambda value: sometimes_not(f"--{option} {value}")).map(f"-m {name} {{}}".format)
+    return sometimes_not(f"--{option}", values).map(f"-m {name} {{}}".format)
 
 
-def _conditions(family: Family, protocol: str) -> list[SearchStrategy[str]]:
-    """Matches that go with a protocol ("" for none)."""
+@functools.cache
+def _conditions(family: Family, protocol: str) -> SearchStrategy[list[str]]:
+    """Up to two matches that go with a protocol ("" for none)."""
     v6 = family is Family.IPV6
     hops = "-m hl --hl" if v6 else "-m ttl --ttl"
     words = st.text(string.ascii_letters + string.digits, min_size=1, max_size=9)
@@ -96,7 +98,7 @@ def _conditions(family: Family, protocol: str) -> list[SearchStrategy[str]]:
         _match("pkttype", "pkt-type", st.sampled_from(["unicast", "broadcast", "multicast"])),
         _match("addrtype", "dst-type", _some(("UNICAST", "LOCAL", "MULTICAST", *(() if v6 else ("BROADCAST",))))),
         words.map("-m comment --comment {}".format),
-        st.tuples(st.sampled_from(["eq", "lt", "gt"]), st.integers(0, 255)).map(lambda t: f"{hops}-{t[0]} {t[1]}"),
+        st.builds(f"{hops}-{{}} {{}}".format, st.sampled_from(["eq", "lt", "gt"]), st.integers(0, 255)),
     ]
     if protocol in ("tcp", "udp"):
         found += [_ports(protocol), _multiport()] * 2
@@ -106,37 +108,43 @@ def _conditions(family: Family, protocol: str) -> list[SearchStrategy[str]]:
         found += [_match("icmp", "icmp-type", st.sampled_from(["8", "0", "3/4", "3", "any"]))] * 3
     if protocol == "ipv6-icmp":
         found += [_match("icmp6", "icmpv6-type", st.sampled_from(["128", "129", "1/4", "1"]))] * 3
-    return found
+    return st.lists(st.one_of(found), max_size=2, unique_by=lambda condition: condition.split()[1])
 
 
-@st.composite
-def rule(draw: DrawFn, family: Family, chain: str, jumps: tuple[str, ...], table: str = "filter") -> str:
+@functools.cache
+def rule(family: Family, chain: str, jumps: tuple[str, ...], table: str = "filter") -> SearchStrategy[str]:
     """One rule of a table; `jumps` are the chains it may go to."""
-    protocols = ("tcp", "udp", "icmp" if family is Family.IPV4 else "ipv6-icmp", "")
-    protocol = draw(st.sampled_from(protocols))
-    words = [f"-A {chain}"]
-    for option in ("-s", "-d"):
-        if draw(st.integers(0, 3)) == 0:
-            words.append(draw(sometimes_not(f"{option} {draw(st.sampled_from(_ADDRESSES[family]))}")))
-    if chain in ("PREROUTING", "INPUT", "FORWARD") and draw(st.integers(0, 5)) == 0:
-        words.append(draw(st.sampled_from(["-i in0", "! -i in0", "-i in+", "! -i eth+"])))
+    return st.one_of([_rule(family, chain, jumps, table, each) for each in _protocols(family)])
+
+
+def _protocols(family: Family) -> tuple[str, ...]:
+    return "tcp", "udp", "icmp" if family is Family.IPV4 else "ipv6-icmp", ""
+
+
+def _rule(family: Family, chain: str, jumps: tuple[str, ...], table: str, protocol: str) -> SearchStrategy[str]:
+    addresses = st.sampled_from(_ADDRESSES[family])
+    words: list[SearchStrategy[str]] = [st.just(f"-A {chain}")]
+    words += [_perhaps(_ONE_IN_FOUR, sometimes_not(option, addresses)) for option in ("-s", "-d")]
+    if chain in ("PREROUTING", "INPUT", "FORWARD"):
+        words.append(_perhaps(_ONE_IN_SIX, st.sampled_from(["-i in0", "! -i in0", "-i in+", "! -i eth+"])))
     if protocol:
-        words.append(f"-p {protocol}")
-    elif draw(st.integers(0, 7)) == 0:
-        words.append("! -p tcp")
-    elif family is Family.IPV4 and draw(st.integers(0, 15)) == 0:
-        words.append(draw(sometimes_not("-f")))
-    seen: set[str] = set()
-    for condition in draw(st.lists(st.one_of(_conditions(family, protocol)), max_size=2)):
-        if (name := condition.split()[1]) not in seen:
-            words.append(condition)
-            seen.add(name)
+        words.append(st.just(f"-p {protocol}"))
+    else:
+        fragments = ["-f", "! -f"] if family is Family.IPV4 else []
+        words.append(_perhaps(_ONE_IN_SIX, st.sampled_from(["! -p tcp", *fragments])))
+    words.append(_conditions(family, protocol).map(" ".join))
     targets = ["-j ACCEPT", "-j DROP", "-j RETURN", "", *_targets(family, table)]
     targets += [f"{verb} {each}" for each in jumps for verb in ("-j", "-j", "-g")]
     if protocol == "tcp" and table == "filter":
         targets.append("-j REJECT --reject-with tcp-reset")
-    words.append(draw(st.sampled_from(targets)))
-    return " ".join(words).strip()
+    return st.tuples(*words, st.sampled_from(targets)).map(lambda parts: " ".join(part for part in parts if part))
+
+
+def _perhaps(when: SearchStrategy[bool], words: SearchStrategy[str]) -> SearchStrategy[str]:
+    return when.flatmap(lambda wanted: words if wanted else _NOTHING)
+
+
+_NOTHING = st.just("")
 
 
 def _targets(family: Family, table: str) -> list[str]:
@@ -164,24 +172,29 @@ _BASES = {
 }
 
 
-@st.composite
-def ruleset(draw: DrawFn, family: Family, most: int = 30) -> str:
-    """Up to `most` rules in base chains and user chains, which only go to later ones; mostly of the table filter."""
-    rules = draw(st.integers(1, most))
-    others = [table for table in ("raw", "mangle") if rules > 1 and draw(st.integers(0, 3)) == 0]
-    shares = {table: draw(st.integers(0, rules // 3)) for table in others}
-    tables = {**shares, "filter": rules - sum(shares.values())}
-    return "".join(draw(_table(family, table, share)) for table, share in tables.items())
+@functools.cache
+def ruleset(family: Family, most: int = 30) -> SearchStrategy[str]:
+    """Up to `most` rules of a table in base chains and user chains, which only go to later ones.
+
+    Mostly of the table filter; sometimes with rules of mangle, or raw, or both.
+    """
+    whole, share = _table(family, "filter", most), max(1, most // 3)
+    others = [_perhaps(_ONE_IN_FOUR, _table(family, table, share)) for table in ("raw", "mangle")]
+    return st.tuples(*others, whole).map("".join)
 
 
-@st.composite
-def _table(draw: DrawFn, family: Family, table: str, rules: int) -> str:
-    policies = ["ACCEPT", "ACCEPT", "DROP"] if table == "filter" else ["ACCEPT"]
-    lines = [f"*{table}"]
-    lines += [f":{chain} {draw(st.sampled_from(policies))} [0:0]" for chain in dict.fromkeys(_BASES[table])]
-    lines += [f":{chain} - [0:0]" for chain in CHAINS]
-    for _ in range(rules):
-        chain = draw(st.sampled_from((*_BASES[table], *CHAINS)))
-        jumps = CHAINS[CHAINS.index(chain) + 1 :] if chain in CHAINS else CHAINS
-        lines.append(draw(rule(family, chain, jumps, table)))
-    return "\n".join((*lines, "COMMIT", ""))
+def _table(family: Family, table: str, most: int) -> SearchStrategy[str]:
+    policies = st.sampled_from(["ACCEPT", "ACCEPT", "DROP"] if table == "filter" else ["ACCEPT"])
+    bases = tuple(dict.fromkeys(_BASES[table]))
+    heads = [policies.map(f":{chain} {{}} [0:0]".format) for chain in bases]
+    heads += [st.just(f":{chain} - [0:0]") for chain in CHAINS]
+    rules = [
+        rule(family, chain, CHAINS[CHAINS.index(chain) + 1 :] if chain in CHAINS else CHAINS, table)
+        for chain in (*_BASES[table], *CHAINS)
+    ]
+    one = st.one_of(rules)  # lists of up to so many would mostly be short
+    bodies = [st.lists(one, min_size=number, max_size=number) for number in range(1, most + 1)]
+    body = st.integers(0, most - 1).flatmap(bodies.__getitem__)
+    return st.tuples(st.tuples(*heads), body).map(
+        lambda both: "\n".join((f"*{table}", *both[0], *both[1], "COMMIT", ""))
+    )
