@@ -334,3 +334,21 @@ def test_proxies_alike(hosts: tuple[Namespace, Namespace]) -> None:
                 unreached.setblocking(False)
                 with pytest.raises(BlockingIOError):
                     unreached.recv(9)
+
+
+@pytest.mark.parametrize("family", list(Family), ids=str)
+def test_answers_to_what_is_not_tracked(family: Family) -> None:
+    """INVALID with iptables, UNTRACKED with nft, as the translation says; alike where it says nothing."""
+    ends = ("192.0.2.77", "203.0.113.77") if family is Family.IPV4 else ("2001:db8:a::77", "2001:db8:b::77")
+    packet = Packet(family, "in0", None, *ends, protocol=17, sport=1000, dport=2000)
+    rejects = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j REJECT\nCOMMIT\n"
+    with Harness(family) as harness:
+        for rule, differs in (("-j CT --notrack", True), ("-p udp -j CT --notrack", False)):
+            text = table_of("raw", ["PREROUTING -j CT --notrack", f"OUTPUT {rule}"]) + rejects
+            found = translate(text, family)
+            compared = harness.compare(text, found.script, [packet])
+            told = [loss.reason for loss in found.losses if "answers" in loss.reason]
+            assert (bool(told), [str(each).count("untracked") for each in compared.differences]) == (
+                differs,
+                [1] * differs,
+            )

@@ -13,6 +13,7 @@ from nfkeep.migrate.head import protocol_name
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.names import quoted
 from nfkeep.migrate.parts import Statement, Test
+from nfkeep.migrate.targets import notrack
 from nfkeep.migrate.tracked import INDIFFERENT, behind_conntrack, target_of
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ _EVENTS = ("new", "related", "destroy", "reply", "assured", "protoinfo", "helper
 def translate(target: Extension, context: Context) -> tuple[Simple, ...]:
     """The statements for here; those for the chain behind conntrack go there."""
     if target.option("--notrack"):
-        return (Statement("notrack"),)
+        return notrack.translate(target, context)
     if option := target.option("--timeout"):
         raise Lost(
             "the rule names a policy that only the kernel has; nft wants its numbers",
