@@ -7,13 +7,18 @@ nf_defrag_ipv6 put packets together before any table sees them.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.parts import NoneOf, Test
+from nfkeep.migrate.names import comment
+from nfkeep.migrate.parts import NoneOf, Statement, Test
 from nfkeep.migrate.source import rules_of
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nfkeep.migrate.context import Context
+    from nfkeep.migrate.layout import Chain
     from nfkeep.migrate.parts import Part
     from nfkeep.migrate.source import Source
 
@@ -33,6 +38,18 @@ def uses_conntrack(source: Source) -> bool:
         for _, _, rule in rules_of(source)
         for word, following in zip(rule.words, rule.words[1:], strict=False)
     )
+
+
+def have_tracked(chains: Sequence[Chain]) -> None:
+    """Add a rule that has the kernel follow connections, if none of these does: those that did can never match."""
+    if chains and not any(_TRACKING.search(_QUOTED.sub("", str(line))) for chain in chains for line in chain.lines):
+        chains[0].add(
+            (Test("ct state", ("0",)), Statement(comment("no packet matches: for connections to be tracked")))
+        )
+
+
+_QUOTED = re.compile(r'"[^"]*"|^#.*')
+_TRACKING = re.compile(r"\b(?:ct|snat|dnat|masquerade|redirect)\b")
 
 
 def first_fragment(context: Context, header: int) -> tuple[Part, ...]:

@@ -10,7 +10,7 @@ import attrs
 from nfkeep.keep.report import Fidelity
 from nfkeep.migrate import names
 from nfkeep.migrate.context import Context, Objects
-from nfkeep.migrate.fragments import uses_conntrack
+from nfkeep.migrate.fragments import have_tracked, uses_conntrack
 from nfkeep.migrate.head import head_parts
 from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.layout import Action, Chain, Layout
@@ -69,6 +69,8 @@ def translate(save_text: str, family: Family = Family.IPV4, *, ipsets: str = "",
     members = {name: each.members for name, each in survey.ipsets.items()}
     losses = [Loss(number, "", f"table {name}", *_LEFT_OUT) for number, name in source.left_out]
     tables = [_table(place, whole, losses) for place in place_tables(source, members)]
+    if whole.defragmented:
+        have_tracked([chain for table in tables for chain in table.chains])
     remarks = ["Translated from the rules of iptables; load it with: nft -f FILE"]
     losses.sort(key=lambda loss: loss.line)
     return Translation(script_text(tables, remarks), tuple(losses))

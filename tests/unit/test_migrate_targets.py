@@ -51,7 +51,23 @@ def chains(translation: Translation) -> dict[str, list[str]]:
 
 def the_rule(translation: Translation) -> list[str]:
     """The only rule of the source, and the rules of the chains that were made for it."""
-    return [line for lines in chains(translation).values() for line in lines]
+    return [line for lines in chains(translation).values() for line in lines if not line.endswith(TRACKING)]
+
+
+TRACKING = 'ct state 0 comment "no packet matches: for connections to be tracked"'
+
+
+@pytest.mark.parametrize(
+    ("rule", "added"),
+    [
+        ("INPUT -p tcp -m state --state NEW -m multiport ! --sports 0:65535 -j DROP", 1),
+        ("INPUT -p tcp -m state --state NEW -m multiport ! --sports 1:65535 -j DROP", 0),
+        ('INPUT -p tcp -m multiport ! --sports 0:65535 -m comment --comment "ct state" -j DROP', 0),
+    ],
+)
+def test_tracks_connections_where_iptables_does(rule: str, added: int) -> None:
+    """Also if the rule that has it do so can never match: fragments are put together, for all rules to see."""
+    assert translated("filter", rule).script.count(TRACKING) == added
 
 
 EXACT = {

@@ -19,7 +19,7 @@ from nfkeep.migrate.verify.counting import Counted, of_legacy, of_nft, since, un
 from nfkeep.migrate.verify.derive import packets_for, wandering
 from nfkeep.migrate.verify.host import Host
 from nfkeep.migrate.verify.observed import table
-from nfkeep.migrate.verify.outcome import Chosen, Outcome, outcome, same_but_for_ports
+from nfkeep.migrate.verify.outcome import Chosen, Outcome, comparable, outcome, same_but_for_ports
 from nfkeep.migrate.verify.rulesets import Refused, load_legacy, load_nft, saved, tables_of
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class Difference:
         legacy, nft = str(self.legacy), str(self.nft)
         if legacy == nft:
             pairs = zip(self.legacy.seen, self.nft.seen, strict=True)
-            one, other = next(((a, b) for a, b in pairs if a != b), (None, None))
+            one, other = next(((a, b) for a, b in pairs if comparable(a) != comparable(b)), (None, None))
             return f"iptables: {legacy}: {one}", f"nft:      {nft}: {other}"
         return f"iptables: {legacy}", f"nft:      {nft}"
 

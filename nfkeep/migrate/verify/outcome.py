@@ -27,7 +27,7 @@ class Outcome:
     Two outcomes are equal if the bytes are, but for what a host invents: the numbers of the packets that it makes.
     """
 
-    seen: tuple[Seen, ...] = attrs.field(eq=lambda seen: tuple(map(_comparable, seen)))
+    seen: tuple[Seen, ...] = attrs.field(eq=lambda seen: tuple(map(comparable, seen)))
     names: dict[int, str] = attrs.field(eq=False, repr=False)
 
     def __str__(self) -> str:
@@ -42,7 +42,8 @@ def outcome(host: Host, logged: Iterable[bytes]) -> Outcome:
     return Outcome(tuple(parse(logged)), host.names)
 
 
-def _comparable(seen: Seen) -> tuple[object, ...]:
+def comparable(seen: Seen) -> tuple[object, ...]:
+    """What has to be the same on both hosts."""
     return seen.hook, seen.enters, seen.leaves, _without_number(seen.data), *_beside(seen)
 
 
@@ -51,10 +52,20 @@ def _beside(seen: Seen) -> tuple[object, ...]:
 
 
 def _without_number(data: bytes) -> bytes:
-    """The packet without the number that its maker chose, and the checksum with it; a fragment keeps its own."""
+    """The packet without the number that its maker chose, and the checksum with it; a fragment keeps its own.
+
+    An ICMP error holds the packet that it is about, perhaps one that the host has made itself.
+    """
     if len(data) < 20 or data[0] >> 4 != 4 or data[6] & 0x3F or data[7]:
         return data
-    return data[:4] + b"\0\0" + data[6:10] + b"\0\0" + data[12:]
+    body = 4 * (data[0] & 15)
+    head, payload = data[:4] + b"\0\0" + data[6:10] + b"\0\0" + data[12:body], data[body:]
+    if data[9] == wire.ICMP and payload[:1] and payload[0] in _ICMP_ERRORS:
+        payload = payload[:2] + b"\0\0" + payload[4:8] + _without_number(payload[8:])
+    return head + payload
+
+
+_ICMP_ERRORS = (3, 5, 11, 12)
 
 
 @attrs.frozen(slots=True)
