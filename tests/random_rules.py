@@ -134,7 +134,7 @@ def _rule(family: Family, chain: str, jumps: tuple[str, ...], table: str, protoc
         words.append(_perhaps(_ONE_IN_SIX, st.sampled_from(["! -p tcp", *fragments])))
     words.append(_conditions(family, protocol).map(" ".join))
     targets = ["-j ACCEPT", "-j DROP", "-j RETURN", ""]
-    if table != "raw" or chain == "PREROUTING" or protocol == "udp":  # of others that leave it is told what differs
+    if table != "raw" or protocol == "udp":  # what becomes of answers to others is told
         targets += _targets(family, table)
     targets += [f"{verb} {each}" for each in jumps for verb in ("-j", "-j", "-g")]
     if protocol == "tcp" and table == "filter":

@@ -344,7 +344,7 @@ def test_answers_to_what_is_not_tracked(family: Family) -> None:
     rejects = "*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -j REJECT\nCOMMIT\n"
     with Harness(family) as harness:
         for rule, differs in (("-j CT --notrack", True), ("-p udp -j CT --notrack", False)):
-            text = table_of("raw", ["PREROUTING -j CT --notrack", f"OUTPUT {rule}"]) + rejects
+            text = table_of("raw", ["PREROUTING -i in0 -j CT --notrack", f"OUTPUT {rule}"]) + rejects
             found = translate(text, family)
             compared = harness.compare(text, found.script, [packet])
             told = [loss.reason for loss in found.losses if "answers" in loss.reason]

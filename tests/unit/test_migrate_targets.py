@@ -143,8 +143,8 @@ EXACT = {
     "nfqueue": ("filter", "FORWARD -j NFQUEUE", "counter queue to 0"),
     "balance": ("filter", "FORWARD -j NFQUEUE --queue-balance 0:6 --queue-bypass --queue-cpu-fanout",
                 "counter queue flags bypass,fanout to 0-6"),
-    "notrack": ("raw", "PREROUTING -j NOTRACK", "counter notrack"),
-    "ct notrack": ("raw", "PREROUTING -j CT --notrack", "counter notrack"),
+    "notrack": ("raw", "PREROUTING -i e -j NOTRACK", 'iifname "e" counter notrack'),
+    "ct notrack": ("raw", "PREROUTING -i e -j CT --notrack", 'iifname "e" counter notrack'),
     "ct nothing": ("raw", "OUTPUT -j CT", "counter"),
     "a zone": ("raw", "OUTPUT -j CT --zone-orig 5", "counter ct state != untracked ct original zone set 5"),
     "synproxy": (
@@ -288,10 +288,12 @@ def test_says_what_is_lost(family: Family, table: str, rule: str, reason: str) -
 
 @pytest.mark.parametrize("rest", ["", "-p icmp ", "-p tcp ", "-p udp "])
 @pytest.mark.parametrize("resets", [True, False])
-def test_says_what_becomes_of_the_kernels_answers(rest: str, resets: bool) -> None:
+@pytest.mark.parametrize("chain", ["OUTPUT", "PREROUTING", "PREROUTING ! -i eth0", "PREROUTING -i lo"])
+def test_says_what_becomes_of_the_kernels_answers(chain: str, rest: str, resets: bool) -> None:
     """To packets that are not tracked: where the rule can meet them at all, and then once."""
     rejects = "\n*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -p tcp -j REJECT --reject-with tcp-reset\nCOMMIT\n"
-    rules = f"*raw\n:OUTPUT ACCEPT [0:0]\n-A OUTPUT {rest}-j CT --notrack\n-A OUTPUT {rest}-j CT --notrack\nCOMMIT"
+    rule = f"-A {chain} {rest}-j CT --notrack\n"
+    rules = f"*raw\n:{chain.split()[0]} ACCEPT [0:0]\n{rule * 2}COMMIT"
     found = translate(rules + rejects * resets, V4)
     told = [loss.line for loss in found.losses if "answers" in loss.reason]
     assert told == [3] * (rest in ("", "-p icmp ") or (resets and rest == "-p tcp "))

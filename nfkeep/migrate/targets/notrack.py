@@ -17,12 +17,12 @@ _RESET = "tcp-reset"
 def translate(target: Extension, context: Context) -> tuple[Statement, ...]:
     """One statement.
 
-    The kernel's answers to an untracked packet carry what is left of its state when they come to OUTPUT
-    (nf_conntrack_attach() in nf_conntrack_core.c): xt_CT takes them for packets that have been seen and lets them go
-    on to conntrack, which finds them invalid; nft asks for a connection, which they have not.
+    The kernel's answers to an untracked packet carry what is left of its state when they come to OUTPUT, and on to
+    PREROUTING by `lo` (nf_conntrack_attach() in nf_conntrack_core.c): xt_CT takes them for packets that have been seen
+    and lets them go on to conntrack, which finds them invalid; nft asks for a connection, which they have not.
     """
     answers = {None, "icmp", "ipv6-icmp", *(["tcp"] if context.survey.says(_RESET) else [])}
-    if "OUTPUT" in context.hooks and context.protocol in answers:
+    if context.protocol in answers and ("OUTPUT" in context.hooks or _by_loopback(context)):
         context.approximate_in_general(
             target,
             "what the kernel itself answers to an untracked packet (an ICMP error, the RST of REJECT) is INVALID after"
@@ -30,3 +30,8 @@ def translate(target: Extension, context: Context) -> tuple[Statement, ...]:
             "name the protocol that is not to be tracked (-p udp), or accept such answers before any rule on states",
         )
     return (Statement("notrack"),)
+
+
+def _by_loopback(context: Context) -> bool:
+    interface = context.rule.of_head("-i")
+    return interface is None or interface.negated or interface.value in ("lo", "l+", "+")
