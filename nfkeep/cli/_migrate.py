@@ -12,6 +12,11 @@ __all__ = ["command"]
 _COMMANDS = {
     "translate": "nfkeep.cli.translate",
     "verify": "nfkeep.cli.verify",
+    "plan": "nfkeep.cli.plan",
+    "apply": "nfkeep.cli.move",
+    "confirm": "nfkeep.cli.move",
+    "rollback": "nfkeep.cli.move",
+    "status": "nfkeep.cli.move",
 }
 
 

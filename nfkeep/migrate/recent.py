@@ -22,7 +22,7 @@ from nfkeep.migrate.parts import AnyOf, Statement, Test
 from nfkeep.migrate.rates import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from nfkeep.migrate.context import Context
     from nfkeep.migrate.parts import Part, Simple
@@ -149,6 +149,31 @@ class RecentList:
         """Whether an address is in the list, and then no longer."""
         names = [name for name, _, _ in self._sets()]
         return (self._in(self._present), *(self._delete(name) for name in names))
+
+    def names(self) -> list[str]:
+        """The sets with the addresses themselves, as nft has their names."""
+        others = {self._next(age, n) for age in self.ages for n in range(2, age.hits + 1)}
+        others |= {self._fast(age) for age in self.ages}
+        return [identifier(name) for name, _, _ in self._sets() if name not in others]
+
+    def places(self, ages: Sequence[float]) -> Iterator[tuple[str, int, float]]:
+        """Where an address stands that was seen so many seconds ago each time, the latest first.
+
+        Yields sets with their timeout and what is left of it, in seconds; both 0 in a set without.
+        """
+        if self.keeps_addresses:
+            yield identifier(self._present), 0, 0.0
+        for age in self.ages:
+            hits = [each for each in ages if not age.seconds or each < age.seconds][: age.hits]
+            if not age.seconds:
+                yield from ((identifier(self._slot(age, n)), 0, 0.0) for n in range(1, len(hits) + 1))
+            elif age.hits == 1:
+                yield from ((identifier(self._plain(age)), age.seconds, age.seconds - each) for each in hits)
+            elif hits:
+                for number, each in enumerate(reversed(hits), 1):
+                    yield identifier(self._slot(age, number)), age.seconds, age.seconds - each
+                if len(hits) < age.hits:
+                    yield identifier(self._next(age, len(hits) + 1)), age.seconds + 1, age.seconds + 1 - hits[0]
 
     def _ring(self, age: Age) -> list[tuple[Simple, ...]]:
         """The next slot gets the hit, and the one behind it is next. The address is in no set while that is slot 1."""

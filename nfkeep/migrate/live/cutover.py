@@ -1,0 +1,216 @@
+"""The move itself and the way back, in steps that each leave the old rules in force, or the new ones, or both.
+
+A step is done before it is on record; whoever comes after a crash looks at the kernel, not at the record, to see how
+far it is.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nfkeep.errors import NfkeepError
+from nfkeep.keep.report import Fidelity, Outcome, Report
+from nfkeep.migrate.live import parking, record
+from nfkeep.migrate.live.carried import carried_lists
+from nfkeep.migrate.live.host import read_host, run_nft, run_tool
+from nfkeep.migrate.live.plan import NFT_FAMILY, make_plan
+from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
+from nfkeep.migrate.source import read_source
+from nfkeep.model import Family
+from nfkeep.xtables.recent import DIRECTORY
+from nfkeep.xtables.tables import in_use
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from nfkeep.migrate.live.plan import Plan
+
+_FILES = {Family.IPV4: "ipv4.rules", Family.IPV6: "ipv6.rules"}
+
+
+@attrs.frozen(slots=True)
+class Standing:
+    """Which rules are in force: what the kernel says, beside the record.
+
+    `old`: those of iptables; `new`: those of nft. `running`: whether the deadline is still to come.
+    """
+
+    record: Record | None
+    old: bool
+    new: bool
+
+    @property
+    def running(self) -> bool:
+        """Whether the move is undone by itself if nobody confirms it."""
+        found = self.record
+        return (
+            found is not None and found.state == APPLIED and found.deadline is not None and found.boot == record.boot()
+        )
+
+
+def standing() -> Standing:
+    """How far the move of this network namespace is."""
+    found = record.load()
+    if found is None:
+        return Standing(None, bool(read_host().rules), False)
+    old = any(not parking.is_parked(*name) for name in _present(found))
+    return Standing(found, old and found.state != CONFIRMED, _is_loaded(found))
+
+
+def check(plan: Plan, *, accept_losses: bool = False) -> None:
+    """Raise NfkeepError where the plan has obstacles, or losses that are not accepted, or a move is under way."""
+    if (there := record.load()) is not None and there.state in (APPLYING, APPLIED):
+        raise NfkeepError(f"a move is {there.state} already: confirm it or roll it back first")
+    if plan.obstacles:
+        raise NfkeepError("; ".join(plan.obstacles))
+    if plan.lost and not accept_losses:
+        raise NfkeepError("some rules cannot be expressed in nft; `nfkeep-migrate plan` lists them")
+
+
+def apply(plan: Plan, tell: Callable[[str], None], *, seconds: float | None = None) -> Report:
+    """Move the host: nft's rules come into force beside those of iptables, which are put out of action then.
+
+    `seconds`: undo it after so long unless it is confirmed; somebody has to watch for that (see `watch`). The caller
+    has the record's lock, and has called `check`. What fails is undone, and raised.
+    """
+    legacy = tuple(
+        (table.name, family) for family, text in plan.host.rules.items() for table in read_source(text, family).tables
+    )
+    before = {_FILES[family]: text for family, text in plan.host.rules.items()}
+    record.begin({**before, "ipset.save": plan.host.ipsets, "new.nft": plan.script})
+    done = Record(APPLYING, legacy, plan.tables).stepped("what is there is on the disk")
+    record.save(done)
+    try:
+        return _moved(done, seconds, tell)
+    except BaseException:
+        _undo(done)
+        raise
+
+
+def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> Report:
+    tell("loading nft's rules")
+    fresh = make_plan(read_host())  # what has been counted since, and who was seen
+    run_nft(fresh.script)
+    done = _save(done, "nft's rules are in force beside those of iptables")
+    tell("counting connections again")
+    report = parking.count_again(parking.limited(done.legacy))
+    done = _save(done, "connections are counted again")
+    tell("putting the rules of iptables out of action")
+    parking.park(done.legacy)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
+    record.wake()
+    counted = {o.where: o for o in (report.outcomes if report else ()) if o.kind == "connlimit"}
+    return Report(tuple(_as_counted(each, counted) for each in fresh.outcomes), report.gate_seconds if report else 0.0)
+
+
+def _as_counted(planned: Outcome, counted: dict[str, Outcome]) -> Outcome:
+    """What came of a connection limit, where the plan has what was to come of it."""
+    if planned.kind != "connlimit":
+        return planned
+    worse = [each for each in counted.values() if each.fidelity is not Fidelity.RESTORED]
+    return attrs.evolve(planned, fidelity=worse[0].fidelity, detail=worse[0].detail) if worse else planned
+
+
+def confirm() -> None:
+    """Make the move final: what is left of the rules of iptables is taken out. The caller has the lock."""
+    done = record.load()
+    if done is None or done.state != APPLIED:
+        raise NfkeepError(f"there is no move to confirm: it is {'not begun' if done is None else done.state}")
+    if not _is_loaded(done):
+        raise NfkeepError("nft's rules are not there any more: roll the move back")
+    done = _save(done, "confirmed", state=CONFIRMED, deadline=None)
+    record.wake()
+    parking.empty(_present(done))
+    _save(done, "the rules of iptables are taken out")
+
+
+def rollback() -> Report:
+    """Put the rules of iptables back into force, as they were, and take nft's out. The caller has the lock."""
+    done = record.load()
+    if done is None or done.state == ROLLED_BACK:
+        raise NfkeepError("there is no move to roll back")
+    report = _undo(done)
+    record.wake()
+    return report
+
+
+def _undo(done: Record) -> Report:
+    """From wherever the move is: old rules first, so that at no moment there are none."""
+    if done.state == CONFIRMED:
+        _reload(done)
+    report = parking.unpark(_present(done)) or Report()
+    outcomes = [*report.outcomes, *_bring_back_addresses(done)]
+    run_nft("".join(f"table {family} {name}\ndelete table {family} {name}\n" for family, name in done.nft))
+    _save(done, "rolled back: the rules of iptables are in force", state=ROLLED_BACK, deadline=None)
+    return Report(tuple(outcomes), report.gate_seconds)
+
+
+def _reload(done: Record) -> None:
+    """The rules of iptables from the disk, by its own tool: after `confirm` there are none in the kernel."""
+    for family, name in _FILES.items():
+        text = record.kept(name)
+        command = "ip6tables-legacy-restore" if family is Family.IPV6 else "iptables-legacy-restore"
+        if text:
+            run_tool([command, "-c", "-w", "60"], text)
+    _save(done, "the rules of iptables are loaded from the disk")
+
+
+def _bring_back_addresses(done: Record) -> list[Outcome]:
+    """Who came into nft's sets meanwhile, into the lists of the recent match."""
+    outcomes = []
+    for family, file in _FILES.items():
+        text = record.kept(file)
+        if not text:
+            continue
+        for name, table, sets in carried_lists(text, family):
+            now = {each for set_name in sets.names() for each in _addresses(NFT_FAMILY[family], table, set_name)}
+            new = sorted(now - _listed(name))
+            for address in new:
+                _add(name, address)
+            if new:
+                detail = f"{len(new)} addresses that came meanwhile, as if they were seen now"
+                outcomes.append(Outcome("recent", f"{family}, list {name}", Fidelity.APPROXIMATED, detail))
+    return outcomes
+
+
+def _addresses(family: str, table: str, name: str) -> Iterable[str]:
+    try:
+        listing = json.loads(run_tool(["nft", "-j", "list", "set", family, table, name]))
+    except NfkeepError:  # the table is not there, or was not yet
+        return
+    for each in listing["nftables"]:
+        for element in each.get("set", {}).get("elem", ()):
+            yield element["elem"]["val"] if isinstance(element, dict) else element
+
+
+def _listed(name: str) -> set[str]:
+    try:
+        with open(f"{DIRECTORY}/{name}", encoding="ascii") as file:
+            return {line.split()[0].removeprefix("src=") for line in file}
+    except FileNotFoundError:
+        return set()
+
+
+def _add(name: str, address: str) -> None:
+    with open(f"{DIRECTORY}/{name}", "w", encoding="ascii") as file:
+        file.write(f"+{address}\n")
+
+
+def _present(done: Record) -> list[tuple[str, Family]]:
+    return [(table, family) for table, family in done.legacy if table in in_use(family)]
+
+
+def _is_loaded(done: Record) -> bool:
+    there = set(read_host().nft_tables)
+    return bool(done.nft) and all(each in there for each in done.nft)
+
+
+def _save(done: Record, what: str, **changes: object) -> Record:
+    done = done.stepped(what, **changes)
+    record.save(done)
+    return done

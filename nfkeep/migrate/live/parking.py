@@ -1,0 +1,107 @@
+"""Legacy tables put out of action, and back, without taking anything out of them.
+
+A rule that accepts everything comes first in each base chain: one atomic replace for each table, in which the other
+rules keep their counters, their lists and what is left of their quotas, and so does the way back.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nfkeep.keep.transaction import transactions
+from nfkeep.model import Family
+from nfkeep.xtables.tables import TABLES, in_use, read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nfkeep.keep.report import Report
+
+Name = tuple[str, Family]
+PARKED = '-m comment --comment "nfkeep-migrate: nft has the rules now" -j ACCEPT'
+_COUNTING = '-m comment --comment "nfkeep-migrate: connections are counted again"'
+
+
+def limited(tables: Iterable[Name]) -> list[Name]:
+    """Those that count connections."""
+    return [name for name in tables if any("-m connlimit" in text for text in _rules(*name))]
+
+
+def count_again(tables: Iterable[Name]) -> Report | None:
+    """Replace these tables, so that nfkeep has every connection that they limit counted again: by nft's rules too.
+
+    Both are in force then, and what opens a connection passes both.
+    """
+    names = list(tables)
+    if not names:
+        return None
+    with transactions(*names) as txs:
+        for table, family in names:
+            for chain in _base_chains(table):
+                txs[table, family].insert(chain, _COUNTING)
+    return txs.report
+
+
+def park(tables: Iterable[Name]) -> None:
+    """Put all of these tables out of action, or none."""
+    names = [name for name in tables if not is_parked(*name)]
+    if not names:
+        return
+    with transactions(*names) as txs:
+        for table, family in names:
+            for chain in _base_chains(table):
+                txs[table, family].insert(chain, PARKED)
+
+
+def unpark(tables: Iterable[Name]) -> Report | None:
+    """Put all of these tables back into action, or none; what others have added meanwhile stays."""
+    own = {name: _own_rules(*name) for name in tables}
+    names = [name for name, rules in own.items() if rules]
+    if not names:
+        return None
+    with transactions(*names) as txs:
+        for name in names:
+            for chain, text in own[name]:
+                txs[name].delete(chain, text)
+    return txs.report
+
+
+def empty(tables: Iterable[Name]) -> None:
+    """Take everything out of these tables; their policies accept."""
+    names = list(tables)
+    if not names:
+        return
+    with transactions(*names, hold=False) as txs:
+        for table, family in names:
+            txs[table, family].flush()
+            for chain in read(table, family).chains.values():
+                if chain.policy is None:
+                    txs[table, family].delete_chain(chain.name)
+                else:
+                    txs[table, family].set_policy(chain.name, "ACCEPT")
+
+
+def is_parked(table: str, family: Family) -> bool:
+    """Whether a table is out of action."""
+    if table not in in_use(family):
+        return False
+    chains = read(table, family).chains
+    return all(any(str(rule) == PARKED for rule in chains[chain].rules) for chain in _base_chains(table))
+
+
+def _own_rules(table: str, family: Family) -> list[tuple[str, str]]:
+    chains = read(table, family).chains
+    return [
+        (chain, text)
+        for chain in _base_chains(table)
+        for text in map(str, chains[chain].rules)
+        if text in (PARKED, _COUNTING)
+    ]
+
+
+def _base_chains(table: str) -> list[str]:
+    return [hook.name for hook in TABLES[table].hooks]
+
+
+def _rules(table: str, family: Family) -> list[str]:
+    return [str(rule) for chain in read(table, family).chains.values() for rule in chain.rules]

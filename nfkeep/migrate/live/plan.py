@@ -1,0 +1,149 @@
+"""What the move of this host would do: the script, what is not exact in it, what becomes of each state, who else edits.
+
+Pure but for `check`, which has nft look at the script.
+"""
+
+from __future__ import annotations
+
+import json
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from nfkeep.errors import NfkeepError
+from nfkeep.keep.health_owners import owners
+from nfkeep.keep.report import Fidelity, Outcome
+from nfkeep.migrate.live.carried import carried_lists, elements
+from nfkeep.migrate.live.host import managed_by_iptables_nft, run_nft
+from nfkeep.migrate.placement import place_tables
+from nfkeep.migrate.source import read_source, rules_of
+from nfkeep.migrate.translation import Translation, translate
+from nfkeep.model import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from nfkeep.migrate.live.host import Host
+
+NFT_FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+_WHILE_LOADING = "what passes while nft loads the script is not in it"
+_FULL_AGAIN = "how much is used up cannot be read: it begins full, so that one burst more passes at most"
+_STATES = MappingProxyType(
+    {
+        "connlimit": (Fidelity.RESTORED, "every connection is counted again"),
+        "hashlimit": (Fidelity.APPROXIMATED, f"of each key, {_FULL_AGAIN}"),
+        "limit": (Fidelity.APPROXIMATED, _FULL_AGAIN),
+        "quota": (Fidelity.APPROXIMATED, f"goes on where the rule's byte counter is; {_WHILE_LOADING}"),
+        "statistic": (Fidelity.APPROXIMATED, "where it is in its turns cannot be read: it begins anew"),
+        "nfacct": (Fidelity.LOST, "the counter in nft begins at zero; `nfacct list` goes on showing the old one"),
+        "rateest": (Fidelity.LOST, "nft has no estimators"),
+    }
+)
+
+
+@attrs.frozen(slots=True)
+class Plan:
+    """The move of a host, before anything is changed.
+
+    `translations`: by family. `outcomes`: what each state will be worth. `owners`: programs that have chains in these
+    rules, and one of those chains. `obstacles`: why `apply` would refuse.
+    """
+
+    host: Host
+    translations: Mapping[Family, Translation]
+    outcomes: tuple[Outcome, ...]
+    owners: Mapping[str, str]
+    obstacles: tuple[str, ...] = ()
+
+    @property
+    def script(self) -> str:
+        """Everything, for one transaction of nft; "" if there is nothing to move."""
+        return "".join(
+            translation.script + elements(self.host.rules[family], family, self.host.recent)
+            for family, translation in self.translations.items()
+        )
+
+    @property
+    def tables(self) -> tuple[tuple[str, str], ...]:
+        """The tables of nft that the script makes, as (family, name)."""
+        return tuple(
+            (NFT_FAMILY[family], place.name)
+            for family, text in self.host.rules.items()
+            for place in place_tables(read_source(text, family))
+        )
+
+    @property
+    def lost(self) -> bool:
+        """Whether some rule cannot be expressed."""
+        return any(loss.fidelity is Fidelity.LOST for each in self.translations.values() for loss in each.losses)
+
+    def to_json(self) -> str:
+        """The plan as one JSON object: {"script", "losses", "states", "owners", "obstacles"}."""
+        return json.dumps(
+            {
+                "script": self.script,
+                "losses": [_loss(family, loss) for family, each in self.translations.items() for loss in each.losses],
+                "states": [
+                    {"kind": o.kind, "where": o.where, "fidelity": o.fidelity.value, "detail": o.detail}
+                    for o in self.outcomes
+                ],
+                "owners": dict(self.owners),
+                "obstacles": list(self.obstacles),
+            },
+            indent=2,
+        )
+
+
+def make_plan(host: Host) -> Plan:
+    """The plan for a host that was read. Raises InvalidRuleError for rules that cannot be read."""
+    translations = {family: translate(text, family, ipsets=host.ipsets) for family, text in host.rules.items()}
+    outcomes = [each for family, text in host.rules.items() for each in _outcomes(host, text, family)]
+    chains = [c.name for f, text in host.rules.items() for t in read_source(text, f).tables for c in t.chains]
+    plan = Plan(host, MappingProxyType(translations), tuple(outcomes), MappingProxyType(owners(chains)))
+    return attrs.evolve(plan, obstacles=tuple(_obstacles(plan)))
+
+
+def _obstacles(plan: Plan) -> Iterator[str]:
+    if not plan.host.rules:
+        yield "there are no rules of legacy iptables here that say anything"
+    compat = managed_by_iptables_nft(plan.host)
+    for each in compat:
+        yield f"table {each} is one of iptables-nft, which is not moved yet: only rules of legacy iptables are"
+    for family, name in plan.tables:
+        if (family, name) in plan.host.nft_tables and f"{family} {name}" not in compat:
+            yield f"nft has a table {family} {name} already, which the script would replace"
+    if plan.host.rules:
+        try:
+            run_nft(plan.script, "-c")
+        except NfkeepError as error:
+            yield f"this host's nft does not take the script: {error}"
+
+
+def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
+    yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, _WHILE_LOADING)
+    carried = {name for name, _, _ in carried_lists(text, family)}
+    for name in sorted(carried & host.recent.keys()):
+        yield _list(name, family, len(host.recent[name]))
+    numbers: dict[tuple[str, str], int] = {}
+    for table, chain, rule in rules_of(read_source(text, family)):
+        number = numbers[table.name, chain.name] = numbers.get((table.name, chain.name), 0) + 1
+        for word, kind in zip(rule.words, rule.words[1:], strict=False):
+            if word == "-m" and kind in _STATES:
+                yield Outcome(kind, f"{family} {table.name} {chain.name} rule {number}", *_STATES[kind])
+
+
+def _list(name: str, family: Family, addresses: int) -> Outcome:
+    detail = f"{addresses} addresses, each with the time that it has left"
+    return Outcome("recent", f"{family}, list {name}", Fidelity.RESTORED, detail)
+
+
+def _loss(family: Family, loss: Any) -> dict[str, Any]:
+    return {
+        "family": str(family),
+        "rule": loss.rule,
+        "part": loss.part,
+        "fidelity": loss.fidelity.value,
+        "reason": loss.reason,
+        "advice": loss.advice,
+    }

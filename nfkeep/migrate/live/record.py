@@ -1,0 +1,174 @@
+"""What is known of a host's move on disk: how far it is, what was there before, when each step was done.
+
+One folder under /var/lib/nfkeep, mode 0700, for each network namespace: `record.json`, written whole or not at all,
+and beside it the rules, sets and nft tables as they were. Everything is on the disk before the first rule changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from nfkeep.errors import NfkeepError, PermissionDeniedError
+from nfkeep.keep import rundir
+from nfkeep.model import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+DEFAULT = "/var/lib/nfkeep"
+VARIABLE = "NFKEEP_STATE_DIRECTORY"
+"""The environment variable that names another directory."""
+
+APPLYING, APPLIED, CONFIRMED, ROLLED_BACK = "applying", "applied", "confirmed", "rolled back"
+_NAME, _LOCK, _WAKE = "record.json", "lock", "wake"
+
+
+@attrs.frozen(slots=True)
+class Record:
+    """How far the move is.
+
+    `state`: one of the constants above. `legacy`: the tables of iptables that are put out of action; `nft`: those that
+    are made. `steps`: seconds since 1970 and what was done then. `deadline`: when, in seconds of the monotonic clock,
+    it is undone unless it was confirmed; `boot` tells that clock from the next boot's.
+    """
+
+    state: str
+    legacy: tuple[tuple[str, Family], ...] = ()
+    nft: tuple[tuple[str, str], ...] = ()
+    steps: tuple[tuple[float, str], ...] = ()
+    deadline: float | None = None
+    boot: str = attrs.field(factory=lambda: boot())
+
+    def stepped(self, what: str, **changes: Any) -> Record:
+        """The record after another step."""
+        return attrs.evolve(self, steps=(*self.steps, (time.time(), what)), **changes)
+
+
+def boot() -> str:
+    """What tells this boot of the kernel from others."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def folder() -> Path:
+    """The folder of this network namespace; makes nothing. The host's own is `host`, through every boot."""
+    name = rundir.namespace()
+    # The first namespace of a boot has the first cookie (net_namespace.c).
+    return Path(os.environ.get(VARIABLE) or DEFAULT) / "migration" / ("host" if name.endswith("-1") else name)
+
+
+@contextlib.contextmanager
+def locked(*, wait: bool = True) -> Iterator[None]:
+    """Be the only one who moves this host, inside the block. Raises NfkeepError if another is, unless to `wait`."""
+    place = _made(folder())
+    with open(os.open(place / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise NfkeepError("another nfkeep-migrate is at work here; `nfkeep-migrate status` tells") from None
+        yield
+
+
+def load() -> Record | None:
+    """The record of this network namespace, if there is one. Raises NfkeepError for one that cannot be read."""
+    try:
+        text = (folder() / _NAME).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except PermissionError:
+        raise PermissionDeniedError(f"reading {folder() / _NAME}", "root") from None
+    try:
+        found = json.loads(text)
+        return Record(
+            found["state"],
+            tuple((table, Family[family]) for table, family in found["legacy"]),
+            tuple((family, table) for family, table in found["nft"]),
+            tuple((seconds, what) for seconds, what in found["steps"]),
+            found["deadline"],
+            found["boot"],
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise NfkeepError(f"{folder() / _NAME} is damaged ({error}); what was there before is beside it") from None
+
+
+def save(record: Record) -> None:
+    """Write the record; when this returns it is on the disk."""
+    content = attrs.asdict(record)
+    content["legacy"] = [(table, family.name) for table, family in record.legacy]
+    _write(folder() / _NAME, json.dumps(content, indent=2) + "\n")
+
+
+def begin(before: Mapping[str, str]) -> None:
+    """Put what was there before on the disk, by file name, in the place of what an earlier move left."""
+    place = folder()
+    if place.exists():
+        for each in place.iterdir():
+            if each.name not in (_LOCK, _WAKE):
+                each.unlink()
+    for name, text in before.items():
+        _write(_made(place) / name, text)
+
+
+def kept(name: str) -> str:
+    """What was put on the disk under this name; "" if nothing was."""
+    try:
+        return (folder() / name).read_text(encoding="utf-8", errors="surrogateescape")
+    except FileNotFoundError:
+        return ""
+
+
+def wake_path() -> Path:
+    """The FIFO by which whoever waits for the deadline is told that something has changed."""
+    place = _made(folder()) / _WAKE
+    with contextlib.suppress(FileExistsError):
+        os.mkfifo(place, 0o600)
+    return place
+
+
+def wake() -> None:
+    """Tell whoever waits; nobody does, if nobody reads the FIFO."""
+    with contextlib.suppress(OSError):
+        number = os.open(wake_path(), os.O_WRONLY | os.O_NONBLOCK)
+        try:
+            os.write(number, b"\n")
+        finally:
+            os.close(number)
+
+
+def forget() -> None:
+    """Remove everything of this network namespace's move."""
+    shutil.rmtree(folder(), ignore_errors=True)
+
+
+def _made(place: Path) -> Path:
+    try:
+        place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except PermissionError:
+        raise PermissionDeniedError(f"making the directory {place}", "root") from None
+    except OSError as error:
+        raise NfkeepError(
+            f"the directory {place} cannot be made: {error.strerror}; the environment variable {VARIABLE} names another"
+        ) from None
+    return place
+
+
+def _write(path: Path, text: str) -> None:
+    unfinished = path.with_name(f"{path.name}.new")
+    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+        file.write(text.encode(errors="surrogateescape"))
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

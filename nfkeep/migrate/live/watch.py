@@ -1,0 +1,120 @@
+"""Whoever waits for the confirmation: a process of its own, which no lost terminal takes along, undoes the move."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shlex
+import subprocess
+import sys
+import time
+from io import FileIO
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nfkeep.errors import NfkeepError
+from nfkeep.migrate.live import cutover, record
+from nfkeep.migrate.live.record import APPLIED, APPLYING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PROBE_SECONDS = 1.0
+"""A probe is run so often, and may take so long."""
+
+_LOG = "watch.log"
+
+
+def start(seconds: float, probe: str) -> None:
+    """Start `watch` in a process apart from this one and its terminal; returns when it is waiting.
+
+    With systemd as the host's first process it becomes a unit of its own, else a process in a session of its own.
+    """
+    record.wake_path()
+    arguments = [sys.executable, "-m", __name__, f"{seconds}", probe]
+    if Path("/run/systemd/system").is_dir() and record.folder().name == "host":
+        kept = [f"--setenv={name}={os.environ[name]}" for name in (record.VARIABLE, "PYTHONPATH") if name in os.environ]
+        arguments = ["systemd-run", "--quiet", "--collect", *kept, "--", *arguments]
+    ready, write = os.pipe()
+    try:
+        with open(record.folder() / _LOG, "ab") as log:
+            started = subprocess.Popen(arguments, stdin=write, stdout=log, stderr=log, start_new_session=True, cwd="/")
+    finally:
+        os.close(write)
+    with open(ready, "rb") as waiting:
+        said = waiting.read()
+    if arguments[0] == "systemd-run":
+        if started.wait():
+            raise NfkeepError(f"the watch could not be started; {record.folder() / _LOG} tells why")
+    elif said != b"ready":
+        raise NfkeepError(f"the watch could not be started; {record.folder() / _LOG} tells why")
+
+
+def watch(seconds: float, probe: str = "") -> None:
+    """Wait until the move is confirmed or undone, and undo it if its time is over or the probe fails.
+
+    `seconds`: for how long to wait in all for the move to be made, should the one that makes it die.
+    """
+    latest = time.monotonic() + seconds
+    words = shlex.split(probe)
+    with _fifo() as wake:
+        with contextlib.suppress(OSError):  # whoever has started this waits for it
+            os.write(0, b"ready")
+        _close_stdin()
+        while True:
+            state, deadline = _state(latest)
+            if state not in (APPLYING, APPLIED, ""):
+                return
+            left = deadline - time.monotonic()
+            failed = bool(words) and state == APPLIED and not probed(words)
+            if (left <= 0 or failed) and _undone(latest, failed=failed):
+                return
+            select.select([wake], [], [], min(left, PROBE_SECONDS) if words else left)
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake.fileno(), 4096)
+
+
+def probed(words: Sequence[str]) -> bool:
+    """Whether a probe succeeds, in time."""
+    try:
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            timeout=5 * PROBE_SECONDS, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def _state(latest: float) -> tuple[str, float]:
+    found = record.load()
+    if found is None:
+        return "", latest
+    return found.state, latest if found.deadline is None else found.deadline
+
+
+def _undone(latest: float, *, failed: bool) -> bool:
+    """Undo the move, once whoever is making it has ended; False if there is time left after all."""
+    with record.locked():
+        state, deadline = _state(latest)
+        if state == APPLIED and not failed and deadline > time.monotonic():
+            return False
+        if state in (APPLYING, APPLIED):
+            cutover.rollback()
+        return True
+
+
+def _fifo() -> FileIO:
+    return FileIO(os.open(record.wake_path(), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
+def _close_stdin() -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    watch(float(sys.argv[1]), sys.argv[2])

@@ -1,0 +1,322 @@
+"""The move of a running host and the way back: connections, lists, quotas, verdicts, the watch, and interruptions."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import socket
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+from limited import LIMIT, Service, Shape
+from rounds import rounds
+
+from nfkeep import Family
+from nfkeep.migrate.live import record
+from nfkeep.testing import close_all, living, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from nfkeep.namespaces import Namespace
+
+pytestmark = pytest.mark.kernel
+
+SHAPES = [
+    Shape("IPv4 TCP INPUT"),
+    Shape("IPv6 TCP INPUT", Family.IPV6),
+    Shape("IPv4 TCP FORWARD, DNAT and MASQUERADE", chain="FORWARD", nat=True, condition="-i cli0"),
+    Shape("IPv4 TCP INPUT, ctstate NEW", condition="-i cli0 -m conntrack --ctstate NEW"),
+]
+MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]
+NEW, OLD = {"iptables": False, "nft": True}, {"iptables": True, "nft": False}
+
+
+@attrs.frozen
+class Mover:
+    """`nfkeep-migrate` in a namespace."""
+
+    namespace: Namespace
+
+    def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        return self.namespace.run([*MIGRATE, *arguments], check=check, env=dict(os.environ))
+
+    def force(self) -> dict[str, bool]:
+        """Which rules are in force."""
+        found = self.status()
+        return {name: found[name] for name in NEW}
+
+    def status(self) -> dict[str, object]:
+        found: dict[str, object] = json.loads(self("status", "--json").stdout)
+        return found
+
+    def nft(self) -> str:
+        return self.namespace.run("nft list ruleset").stdout
+
+    def legacy(self) -> str:
+        return "".join(self.namespace.run(f"{name}-legacy-save").stdout for name in ("iptables", "ip6tables"))
+
+
+@pytest.fixture(autouse=True)
+def state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks and records of this test alone."""
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
+    monkeypatch.setenv("NFKEEP_RUN_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setenv(record.VARIABLE, str(tmp_path / "state"))
+
+
+@pytest.fixture
+def mover(namespace: Namespace) -> Mover:
+    """A host with a few rules of many kinds, in a namespace of its own."""
+    for rule in (
+        "iptables-legacy -A INPUT -s 192.0.2.1 -j DROP",
+        "iptables-legacy -A INPUT -m recent --name seen --update --seconds 3600 -j DROP",
+        "iptables-legacy -A INPUT -p udp --dport 7 -m quota --quota 1000000 -j ACCEPT",
+        "iptables-legacy -P FORWARD DROP",
+        "iptables-legacy -t mangle -A PREROUTING -p tcp -j MARK --set-mark 5",
+        "ip6tables-legacy -A INPUT -p tcp --dport 22 -j ACCEPT",
+    ):
+        namespace.run(rule)
+    return Mover(namespace)
+
+
+def without_counters(text: str) -> list[str]:
+    """What iptables-save prints, without times and counters of policies."""
+    return [line.partition(" [")[0] if line[:1] == ":" else line for line in text.splitlines() if line[:1] != "#"]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_connections_and_their_limit(start_service: Callable[..., Service], shape: Shape) -> None:
+    """Ten are in; after the move no eleventh gets in, all live, three that close make room for three; and back."""
+    service = start_service(shape)
+    move = Mover(service.gateway)
+    old = service.dial()
+    assert len(old) == LIMIT
+    for command, force in ((("apply", "--accept-losses"), NEW), (("rollback",), OLD)):
+        move(*command)
+        assert move.force() == force
+        assert len(service.dial()) == 0
+        assert len(living(old)) == LIMIT
+        close_all(old[:3])
+        admitted = service.dial_again(3)
+        assert len(admitted) == 3
+        old = [*old[3:], *admitted]
+        assert len(living(old)) == LIMIT
+
+
+def test_there_and_back(mover: Mover) -> None:
+    """Rules, policies and lists are in force in nft; after the rollback everything is as it was, and nft is empty."""
+    before = mover.legacy()
+    with mover.namespace, open("/proc/thread-self/net/xt_recent/seen", "w") as seen:
+        seen.write("+203.0.113.7\n")
+    mover("apply")
+    nft = mover.nft()
+    assert mover.force() == NEW
+    assert "203.0.113.7" in nft
+    assert "type filter hook forward priority filter; policy drop;" in nft
+    assert mover.status()["state"] == "applied"
+    mover.namespace.run("nft add element ip filter recent-seen-3600s { 203.0.113.8 }")
+    told = mover("rollback").stdout
+    assert "1 addresses that came meanwhile" in told
+    assert (mover.force(), mover.nft()) == (OLD, "")
+    assert without_counters(mover.legacy()) == without_counters(before)
+    with mover.namespace, open("/proc/thread-self/net/xt_recent/seen") as seen:
+        assert sorted(line.split()[0] for line in seen) == ["src=203.0.113.7", "src=203.0.113.8"]
+
+
+def test_what_was_used_up(mover: Mover) -> None:
+    """Counters go on in nft where they were, and so does the quota; and back in iptables."""
+    with mover.namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(10):
+            sender.sendto(bytes(72), ("127.0.0.1", 7))
+    mover("apply")
+    assert "counter packets 10 bytes 1000 accept" in mover.nft()
+    assert "1000000 bytes used 1000 bytes" in mover.nft()
+    mover("rollback")
+    assert "[10:1000] -A INPUT -p udp" in mover.namespace.run("iptables-legacy-save -c").stdout
+
+
+def test_confirm(mover: Mover) -> None:
+    """The tables of iptables are empty then; a late rollback loads them from the disk."""
+    before = mover.legacy()
+    mover("apply")
+    mover("confirm")
+    assert mover.force() == NEW
+    assert "-A" not in mover.legacy()
+    assert "DROP" not in mover.legacy()
+    assert mover("confirm", check=False).returncode == 1
+    mover("rollback")
+    assert mover.force() == OLD
+    assert without_counters(mover.legacy()) == without_counters(before)
+
+
+def test_nobody_confirms(mover: Mover) -> None:
+    """The move is undone in time, by a process that does not go with the one that has started it."""
+    mover("apply", "--confirm", "1")
+    assert wait_until(lambda: mover.force() == OLD, timeout=20.0)
+    assert mover.nft() == ""
+
+
+def test_somebody_confirms(mover: Mover) -> None:
+    """Then whoever waits goes, and nothing is undone."""
+    mover("apply", "--confirm", "300")
+    left = mover.status()["seconds_left"]
+    assert isinstance(left, float)
+    assert 200 < left <= 300
+    mover("confirm")
+    assert mover.force() == NEW
+    assert wait_until(lambda: not watching(mover.namespace))
+
+
+def test_a_probe_that_fails(mover: Mover, tmp_path: Path) -> None:
+    """Before the move nothing is changed; after it, it is undone at once."""
+    probe = f"test -e {tmp_path}/reachable"
+    assert "the probe fails" in mover("apply", "--confirm", "300", "--probe", probe, check=False).stderr
+    assert mover.status()["state"] == "not begun"
+    (tmp_path / "reachable").touch()
+    mover("apply", "--confirm", "300", "--probe", probe)
+    assert mover.force() == NEW
+    (tmp_path / "reachable").unlink()
+    assert wait_until(lambda: mover.force() == OLD, timeout=20.0)
+
+
+def watching(namespace: Namespace) -> bool:
+    """Whether a process waits for the confirmation in this namespace."""
+    found = subprocess.run(["pgrep", "-f", "nfkeep.migrate.live.watch"], capture_output=True, text=True, check=False)
+    for pid in found.stdout.split():
+        try:
+            if os.stat(f"/proc/{pid}/ns/net").st_ino == namespace.inode:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+@pytest.mark.parametrize(
+    ("commands", "said"),
+    [
+        (["nft add table ip filter", "nft add chain ip filter own { type filter hook input priority 5; }"],
+         "nft has a table ip filter already"),
+        (["iptables-legacy -F", "iptables-legacy -P FORWARD ACCEPT", "iptables-legacy -t mangle -F",
+          "ip6tables-legacy -F"], "no rules of legacy iptables"),
+        (["iptables-nft -A INPUT -j DROP"], "iptables-nft, which is not moved yet"),
+        (["iptables-legacy -A INPUT -m string --string x --algo bm -j DROP"], "cannot be expressed in nft"),
+    ],
+    ids=["a table of that name", "nothing", "iptables-nft", "a loss"],
+)  # fmt: skip
+def test_refused(mover: Mover, commands: list[str], said: str) -> None:
+    """What is in the way is told, and nothing is changed."""
+    for command in commands:
+        mover.namespace.run(command)
+    before = mover.legacy(), mover.nft()
+    done = mover("apply", "--confirm", "300", check=False)
+    assert (done.returncode, said in done.stderr) == (1, True), done.stderr
+    assert without_counters(mover.legacy()) == without_counters(before[0])
+    assert mover.nft() == before[1]
+    assert wait_until(lambda: not watching(mover.namespace))
+
+
+def test_plan(mover: Mover) -> None:
+    """It says what would become of everything, and changes nothing."""
+    before = mover.legacy()
+    done = mover("plan", "--json", check=False)
+    plan = json.loads(done.stdout)
+    assert done.returncode == 3  # something is approximated
+    states = {each["kind"]: each["fidelity"] for each in plan["states"]}
+    assert states == {"counters": "approximated", "recent": "restored", "quota": "approximated"}
+    assert plan["obstacles"] == []
+    assert "table ip filter {" in plan["script"]
+    text = mover("plan", check=False).stdout
+    assert "IPv4: 4 rules in 2 tables" in text
+    assert (without_counters(mover.legacy()), mover.nft()) == (without_counters(before), "")
+
+
+@pytest.fixture
+def blocked(mover: Mover) -> Iterator[Callable[[], int]]:
+    """A flood of datagrams to a port that the rules drop; called, how many have come through."""
+    mover.namespace.run("iptables-legacy -I INPUT -p udp --dport 9 -j DROP")
+    with mover.namespace:
+        receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        receiver.bind(("127.0.0.1", 9))
+        flood = mover.namespace.popen([sys.executable, "-c", _FLOOD])
+    try:
+        yield lambda: len(_received(receiver))
+    finally:
+        flood.kill()
+        flood.wait()
+        receiver.close()
+
+
+_FLOOD = """
+import socket
+sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+while True:
+    try:
+        sender.sendto(b"x", ("127.0.0.1", 9))
+    except OSError:
+        pass
+"""
+
+
+def _received(receiver: socket.socket) -> list[bytes]:
+    found = []
+    while True:
+        try:
+            found.append(receiver.recv(100))
+        except BlockingIOError:
+            return found
+
+
+def test_no_packet_slips_through(mover: Mover, blocked: Callable[[], int]) -> None:
+    """Of datagrams at full rate that are to be dropped, none passes: at the move, the rollback, the confirmation."""
+    assert wait_until(lambda: _dropped(mover) > 1000)
+    blocked()  # what came before the rule
+    for commands in (["apply", "rollback"], ["apply", "confirm"], ["rollback"]):
+        for command in commands:
+            mover(command)
+    assert _dropped(mover) > 1000
+    assert blocked() == 0
+
+
+def _dropped(mover: Mover) -> int:
+    for line in mover.namespace.run("iptables-legacy-save -c").stdout.splitlines():
+        if "--dport 9" in line:
+            return int(line[1:].partition(":")[0])
+    return 0
+
+
+def test_killed_at_any_moment(mover: Mover) -> None:
+    """The old rules are whole and in force then, or the new ones, or both; status tells, and rollback heals."""
+    before = without_counters(mover.legacy())
+    started = time.monotonic()
+    mover("apply")
+    mover("rollback")
+    took = (time.monotonic() - started) / 2
+    chance = random.Random(7)
+    for _ in range(rounds(20)):
+        for command in ("apply", "rollback"):
+            process = mover.namespace.popen([*MIGRATE, command], env=dict(os.environ))
+            time.sleep(chance.uniform(0.3, 1.0) * took)  # the moment is what is tried here
+            process.kill()
+            process.wait()
+            assert_complete(mover)
+        if mover.status()["state"] in ("applying", "applied"):
+            mover("rollback")
+        assert (mover.force(), without_counters(mover.legacy()), mover.nft()) == (OLD, before, "")
+
+
+def assert_complete(mover: Mover) -> None:
+    """Some rules are in force, none of them in part, and what status says of them is so."""
+    force = mover.force()
+    legacy, nft = mover.legacy(), mover.nft()
+    assert any(force.values())
+    parked = legacy.count("nft has the rules now")
+    assert parked in (0, 3 + 5 + 3)
+    assert force["iptables"] == (parked == 0)
+    assert force["nft"] == ("ip saddr 192.0.2.1" in nft and "table ip6 filter" in nft and "table ip mangle" in nft)
