@@ -30,6 +30,7 @@ def xtables_lock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XTABLES_LOCKFILE", str(path))
         patch.setenv("NFKEEP_RUN_DIRECTORY", str(folder / "run"))
+        patch.setenv("NFKEEP_STATE_DIRECTORY", str(folder / "state"))
         yield path
 
 

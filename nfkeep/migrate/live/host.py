@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from types import MappingProxyType
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from nfkeep.model import Counters, Table
 
 _COMPAT = {Family.IPV4: "iptables-nft-save", Family.IPV6: "ip6tables-nft-save"}
+_OTHERS = re.compile(r"^# Table `(\w+)' (?:is incompatible|contains incompatible)", re.MULTILINE)
 _SECONDS = 60.0
 
 
@@ -67,7 +69,12 @@ def managed_by_iptables_nft(host: Host) -> list[str]:
             source = read_source(text, family)
         except InvalidRuleError as error:
             raise NfkeepError(f"{command}: {error}") from None
-        found += [f"{name} {table.name}" for table in source.tables if (name, table.name) in host.nft_tables]
+        others = set(_OTHERS.findall(text))
+        found += [
+            f"{name} {table.name}"
+            for table in source.tables
+            if (name, table.name) in host.nft_tables and table.name not in others
+        ]
     return found
 
 
