@@ -6,6 +6,7 @@ import json
 import shlex
 import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -13,7 +14,7 @@ import click
 from nfkeep.cli import table
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.live import cutover, record, watch
+from nfkeep.migrate.live import cutover, persist, record, watch
 from nfkeep.migrate.live.host import read_host
 from nfkeep.migrate.live.plan import make_plan
 
@@ -57,11 +58,23 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
 
 
 @click.command(short_help="Make the move final.", epilog=_EPILOG)
-def confirm() -> int:
-    """Keep the rules of nft, and take those of iptables out."""
+@click.option(
+    "--config", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help=f"Write the rules of nft there, for the next boot.  [default: {persist.CONFIGURATION}, in the host's own"
+    " network namespace]",
+)  # fmt: skip
+@click.option("--no-config", is_flag=True, help="Write them nowhere, and leave the services of systemd alone.")
+def confirm(config: Path | None, no_config: bool) -> int:
+    """Keep the rules of nft, take those of iptables out, and have nft's loaded at the next boot."""
     with record.locked():
         cutover.confirm()
-    print("Confirmed: the rules of iptables are taken out.")
+        done = ["Confirmed: the rules of iptables are taken out."]
+        own = record.folder().name == record.HOST
+        if config is not None or (own and not no_config):
+            done += persist.write(config or persist.CONFIGURATION)
+        if own and config is None and not no_config:
+            done += persist.switch_services()
+    print(*done, sep="\n")
     return 0
 
 

@@ -49,7 +49,7 @@ def plan(as_json: bool, script: bool) -> int:
 def _tell(made: Plan) -> None:
     for family, text in made.host.rules.items():
         rules = sum(1 for line in text.splitlines() if " -A " in line)
-        print(f"{family}: {rules} rules in {text.count('COMMIT')} tables of iptables")
+        print(f"{family}: {_many(rules, 'rule')} in {_many(text.count('COMMIT'), 'table')} of iptables")
     losses = [(family, loss) for family, each in made.translations.items() for loss in each.losses]
     if losses:
         print("\nRules that nft does not take as they are:")
@@ -65,3 +65,7 @@ def _tell(made: Plan) -> None:
         print("for what it adds to the tables of iptables after the move is not in force.")
     for each in made.obstacles:
         print(f"\nIn the way: {table.plain(each)}")
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -156,6 +156,26 @@ def test_confirm(mover: Mover) -> None:
     assert without_counters(mover.legacy()) == without_counters(before)
 
 
+def test_after_the_next_boot(mover: Mover, tmp_path: Path) -> None:
+    """What is written for it is what is in force, without what was counted; what was in the file is kept."""
+    config = tmp_path / "nftables.conf"
+    config.write_text("# mine\n")
+    mover.namespace.run("iptables-legacy -A INPUT -p udp -m connlimit --connlimit-above 9 -j DROP")
+    mover("apply")
+    with mover.namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        sender.sendto(b"counted", ("127.0.0.1", 8))
+    assert "127.0.0.1 ct count over 9" in mover.nft()
+    mover("confirm", "--config", str(config))
+    (kept,) = tmp_path.glob("nftables.conf.before-*")
+    assert kept.read_text() == "# mine\n"
+    rules = mover.namespace.run("nft -s list ruleset").stdout
+    mover.namespace.run("nft flush ruleset")
+    mover.namespace.run(["nft", "-f", str(config)])
+    loaded = mover.namespace.run("nft -s list ruleset").stdout
+    assert loaded == "".join(line for line in rules.splitlines(keepends=True) if "elements = " not in line)
+    assert "ip saddr 192.0.2.1" in rules
+
+
 def test_nobody_confirms(mover: Mover) -> None:
     """The move is undone in time, by a process that does not go with the one that has started it."""
     mover("apply", "--confirm", "1")

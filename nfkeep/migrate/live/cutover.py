@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nfkeep.migrate.live.plan import Plan
 
 _FILES = {Family.IPV4: "ipv4.rules", Family.IPV6: "ipv6.rules"}
+_SINCE = "go on where they were when nft took over: what it has counted since is not added"
 
 
 @attrs.frozen(slots=True)
@@ -144,7 +145,10 @@ def _undo(done: Record) -> Report:
     if done.state == CONFIRMED:
         _reload(done)
     report = parking.unpark(_present(done)) or Report()
+    loaded = _is_loaded(done)
     outcomes = [*report.outcomes, *_bring_back_addresses(done)]
+    if loaded:
+        outcomes.append(Outcome("counters", "all rules, and quotas", Fidelity.APPROXIMATED, _SINCE))
     run_nft("".join(f"table {family} {name}\ndelete table {family} {name}\n" for family, name in done.nft))
     _save(done, "rolled back: the rules of iptables are in force", state=ROLLED_BACK, deadline=None)
     return Report(tuple(outcomes), report.gate_seconds)

@@ -40,6 +40,16 @@ _STATES = MappingProxyType(
         "rateest": (Fidelity.LOST, "nft has no estimators"),
     }
 )
+_TWICE = "while both are in force, for well under a second, a packet {}"
+_DOING = MappingProxyType(
+    {
+        "LOG": "is logged twice",
+        "NFLOG": "is logged twice",
+        "TEE": "is sent on twice",
+        "TTL": "has its TTL changed twice",
+        "HL": "has its hop limit changed twice",
+    }
+)
 
 
 @attrs.frozen(slots=True)
@@ -129,8 +139,11 @@ def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
     for table, chain, rule in rules_of(read_source(text, family)):
         number = numbers[table.name, chain.name] = numbers.get((table.name, chain.name), 0) + 1
         for word, kind in zip(rule.words, rule.words[1:], strict=False):
+            where = f"{family} {table.name} {chain.name} rule {number}"
             if word == "-m" and kind in _STATES:
-                yield Outcome(kind, f"{family} {table.name} {chain.name} rule {number}", *_STATES[kind])
+                yield Outcome(kind, where, *_STATES[kind])
+            if word == "-j" and kind in _DOING and not {"--ttl-set", "--hl-set"} & set(rule.words):
+                yield Outcome(kind, where, Fidelity.APPROXIMATED, _TWICE.format(_DOING[kind]))
 
 
 def _list(name: str, family: Family, addresses: int) -> Outcome:

@@ -28,6 +28,9 @@ DEFAULT = "/var/lib/nfkeep"
 VARIABLE = "NFKEEP_STATE_DIRECTORY"
 """The environment variable that names another directory."""
 
+HOST = "host"
+"""The folder of the host's own network namespace."""
+
 APPLYING, APPLIED, CONFIRMED, ROLLED_BACK = "applying", "applied", "confirmed", "rolled back"
 _NAME, _LOCK, _WAKE = "record.json", "lock", "wake"
 
@@ -62,7 +65,7 @@ def folder() -> Path:
     """The folder of this network namespace; makes nothing. The host's own is `host`, through every boot."""
     name = rundir.namespace()
     # The first namespace of a boot has the first cookie (net_namespace.c).
-    return Path(os.environ.get(VARIABLE) or DEFAULT) / "migration" / ("host" if name.endswith("-1") else name)
+    return Path(os.environ.get(VARIABLE) or DEFAULT) / "migration" / (HOST if name.endswith("-1") else name)
 
 
 @contextlib.contextmanager

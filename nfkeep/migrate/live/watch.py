@@ -33,7 +33,7 @@ def start(seconds: float, probe: str) -> None:
     """
     record.wake_path()
     arguments = [sys.executable, "-m", __name__, f"{seconds}", probe]
-    if Path("/run/systemd/system").is_dir() and record.folder().name == "host":
+    if Path("/run/systemd/system").is_dir() and record.folder().name == record.HOST:
         kept = [f"--setenv={name}={os.environ[name]}" for name in (record.VARIABLE, "PYTHONPATH") if name in os.environ]
         arguments = ["systemd-run", "--quiet", "--collect", *kept, "--", *arguments]
     ready, write = os.pipe()
