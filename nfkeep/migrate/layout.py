@@ -28,11 +28,15 @@ _MOST_WAYS = 64
 
 @attrs.frozen(slots=True)
 class Line:
-    """One nft rule, or with `remark` a line that begins with `#`. `source`: the line of the rule it stands for."""
+    """One nft rule, or with `remark` a line that begins with `#`. `source`: the line of the rule it stands for.
+
+    `also`: the lines of further rules, if it stands for several.
+    """
 
     parts: tuple[Simple, ...] = ()
     remark: str = ""
     source: int = 0
+    also: tuple[int, ...] = ()
 
     def __str__(self) -> str:
         return f"# {self.remark}" if self.remark else " ".join(map(str, self.parts))
@@ -52,9 +56,9 @@ class Chain:
         """Add a rule."""
         self.lines.append(Line(tuple(parts), source=source))
 
-    def remark(self, text: str) -> None:
-        """Add a line for people."""
-        self.lines.append(Line(remark=text))
+    def remark(self, text: str, source: int = 0) -> None:
+        """Add a line for people; with `source` it is all that stands for a rule."""
+        self.lines.append(Line(remark=text, source=source))
 
 
 @attrs.frozen(slots=True)
@@ -86,7 +90,7 @@ class Layout:
         if NEVER in ready:
             ready = ready[: ready.index(NEVER)]
             if not any(map(_acts, ready)):
-                self.chain.remark(f"line {source}: no packet matches this rule")
+                self.chain.remark(f"line {source}: no packet matches this rule", source)
                 return
             action = Action(())  # what comes first, as a list of recent that is added to, happens all the same
         if all(isinstance(part, (Test, Statement)) for part in ready):

@@ -119,7 +119,8 @@ class _Run:
         look_up: tuple[Simple, ...] = (Test(varying.left, (f"@{name}",)), *first.acts)
         if not one_act:
             look_up = (Statement(f"{varying.left} vmap @{name}"),)
-        yield Line((*others, *look_up), source=first.line.source)
+        also = tuple(rule.line.source for rule in self._rules[1:])
+        yield Line((*others, *look_up), source=first.line.source, also=also)
 
 
 def _elements(rules: Sequence[_Taken], at: int, one_act: bool) -> Iterator[str]:

@@ -10,6 +10,7 @@ import attrs
 from nfkeep.keep.report import Fidelity
 from nfkeep.migrate import names
 from nfkeep.migrate.context import Context, Objects
+from nfkeep.migrate.counterparts import counterparts
 from nfkeep.migrate.fragments import have_tracked, uses_conntrack
 from nfkeep.migrate.head import head_parts
 from nfkeep.migrate.ipsets import read_ipsets
@@ -28,8 +29,9 @@ from nfkeep.migrate.survey import Survey
 from nfkeep.model import Counters, Family, Hook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
+    from nfkeep.migrate.counterparts import Counterpart
     from nfkeep.migrate.parts import Part
     from nfkeep.migrate.placement import Place
 
@@ -47,11 +49,20 @@ class Translation:
 
     script: str
     losses: tuple[Loss, ...]
+    _tables: tuple[NftTable, ...] = attrs.field(default=(), eq=False, repr=False)
+    _general: Mapping[int, list[Loss]] = attrs.field(factory=dict, eq=False, repr=False)
 
     @property
     def exact(self) -> bool:
         """Whether every rule means the same."""
         return not self.losses
+
+    def counterparts(self) -> Mapping[int, Counterpart]:
+        """What each line of the source became, for those who want to see both beside each other.
+
+        Under 0 is what no line asked for. Takes a tenth of the time of the translation, so ask once.
+        """
+        return counterparts(self._tables, self.losses, self._general)
 
 
 def translate(save_text: str, family: Family = Family.IPV4, *, ipsets: str = "", optimize: bool = False) -> Translation:
@@ -73,18 +84,22 @@ def translate(save_text: str, family: Family = Family.IPV4, *, ipsets: str = "",
         have_tracked([chain for table in tables for chain in table.chains])
     remarks = ["Translated from the rules of iptables; load it with: nft -f FILE"]
     losses.sort(key=lambda loss: loss.line)
-    return Translation(script_text(tables, remarks), tuple(losses))
+    return Translation(script_text(tables, remarks), tuple(losses), tuple(tables), whole.general)
 
 
 @attrs.frozen(slots=True)
 class _Whole:
-    """What concerns all tables; `admitted`: part and reason of each loss that need not be said again."""
+    """What concerns all tables; `admitted`: part and reason of each loss that need not be said again.
+
+    `general`: all the same, by the line of each rule that it holds for.
+    """
 
     source: Source
     survey: Survey
     defragmented: bool
     optimize: bool
     admitted: set[tuple[str, str]] = attrs.Factory(set)
+    general: dict[int, list[Loss]] = attrs.Factory(dict)
 
 
 @attrs.frozen(slots=True)
@@ -97,11 +112,13 @@ class _Target:
     objects: Objects = attrs.Factory(Objects)
     chains: _NftChains = attrs.Factory(lambda: _NftChains())
     admitted: set[tuple[str, str]] = attrs.Factory(set)
+    general: dict[int, list[Loss]] = attrs.Factory(dict)
 
-    def new(self, losses: Sequence[Loss]) -> list[Loss]:
-        """Those that were not admitted before."""
+    def new(self, losses: list[Loss]) -> list[Loss]:
+        """Those of one rule that were not admitted before."""
         if not losses:
             return []
+        self.general[losses[0].line] = losses
         keys = {(loss.part, loss.reason): loss for loss in losses}
         found = [loss for key, loss in keys.items() if key not in self.whole.admitted | self.admitted]
         self.admitted.update(keys)
@@ -121,6 +138,7 @@ def _table(place: Place, whole: _Whole, losses: list[Loss]) -> NftTable:
         too_deep |= dict.fromkeys(deeper, _TOO_DEEP)
     losses += found
     whole.admitted.update(target.admitted)
+    whole.general.update(target.general)
     name = "ip6" if whole.source.family is Family.IPV6 else "ip"
     origins = tuple(table.name for table in place.tables)
     if whole.optimize:
