@@ -45,11 +45,14 @@ _TOO_DEEP = Lost(
 
 @attrs.frozen(slots=True)
 class Translation:
-    """An nft script and what it does not say: `losses` in the order of the source's lines."""
+    """An nft script and what it does not say: `losses` in the order of the source's lines.
+
+    `tables` is what the script says, as values.
+    """
 
     script: str
     losses: tuple[Loss, ...]
-    _tables: tuple[NftTable, ...] = attrs.field(default=(), eq=False, repr=False)
+    tables: tuple[NftTable, ...] = attrs.field(default=(), eq=False, repr=False)
     _general: Mapping[int, list[Loss]] = attrs.field(factory=dict, eq=False, repr=False)
 
     @property
@@ -62,7 +65,7 @@ class Translation:
 
         Under 0 is what no line asked for. Takes a tenth of the time of the translation, so ask once.
         """
-        return counterparts(self._tables, self.losses, self._general)
+        return counterparts(self.tables, self.losses, self._general)
 
 
 def translate(save_text: str, family: Family = Family.IPV4, *, ipsets: str = "", optimize: bool = False) -> Translation:

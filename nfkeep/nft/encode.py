@@ -50,7 +50,7 @@ NFT_MSG_NEWTABLE, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN, NFT_MSG_
 NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM = 9, 12, 14
 NFT_MSG_NEWOBJ, NFT_MSG_GETOBJ = 18, 19
 
-_NFPROTO_UNSPEC, _NFPROTO_INET = 0, 1
+_NFPROTO_UNSPEC, NFPROTO_INET = 0, 1
 _NFT_TABLE_F_OWNER = 0x2
 _NFT_SET_TIMEOUT = 0x10
 _NFT_OBJECT_COUNTER = 1
@@ -62,12 +62,16 @@ _BIG = struct.Struct("!H").unpack(struct.pack("=H", NFNL_SUBSYS_NFTABLES))[0]
 
 @attrs.frozen(slots=True)
 class Message:
-    """One message of a batch: NFT_MSG_*, NLM_F_* beside REQUEST, its attributes, and what it is, for errors."""
+    """One message of a batch: NFT_MSG_*, NLM_F_* beside REQUEST, its attributes, and what it is, for errors.
+
+    `family`: that of the table, NFPROTO_*.
+    """
 
     kind: int
     flags: int
     body: bytes = attrs.field(repr=False)
     what: str
+    family: int = NFPROTO_INET
 
 
 def make_table(name: str, ruleset: Ruleset) -> list[Message]:
@@ -130,7 +134,7 @@ def batch(messages: Sequence[Message], sequence: int, generation: int | None = N
 def frame(message: Message, sequence: int, flags: int = 0) -> bytes:
     """One message with its headers."""
     kind = NFNL_SUBSYS_NFTABLES << 8 | message.kind
-    return _head(kind, message.flags | flags, sequence, len(message.body), _NFPROTO_INET, 0) + message.body
+    return _head(kind, message.flags | flags, sequence, len(message.body), message.family, 0) + message.body
 
 
 def _head(kind: int, flags: int, sequence: int, length: int, family: int, resource: int) -> bytes:

@@ -6,6 +6,7 @@ far it is.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import TYPE_CHECKING
@@ -16,8 +17,9 @@ from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome, Report
 from nfkeep.migrate.live import parking, record
 from nfkeep.migrate.live.carried import carried_lists
-from nfkeep.migrate.live.host import read_host, run_nft, run_tool
-from nfkeep.migrate.live.plan import NFT_FAMILY, make_plan
+from nfkeep.migrate.live.counting import Continuation, final_counters
+from nfkeep.migrate.live.host import read_host, run_nft, run_tool, save_text
+from nfkeep.migrate.live.plan import NFT_FAMILY, ON_THE_WAY, make_plan
 from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
 from nfkeep.migrate.source import read_source
 from nfkeep.model import Family
@@ -25,7 +27,7 @@ from nfkeep.xtables.recent import DIRECTORY
 from nfkeep.xtables.tables import in_use
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from nfkeep.migrate.live.plan import Plan
 
@@ -102,11 +104,28 @@ def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> 
     done = _save(done, "connections are counted again")
     tell("putting the rules of iptables out of action")
     parking.park(done.legacy)
+    continued = list(_go_on(fresh))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
     record.wake()
     counted = {o.where: o for o in (report.outcomes if report else ()) if o.kind == "connlimit"}
-    return Report(tuple(_as_counted(each, counted) for each in fresh.outcomes), report.gate_seconds if report else 0.0)
+    outcomes = [_as_counted(each, counted) for each in fresh.outcomes if each.kind != "counters"]
+    return Report((*continued, *outcomes), report.gate_seconds if report else 0.0)
+
+
+def _go_on(plan: Plan) -> Iterator[Outcome]:
+    """Have nft's counters go on where those of iptables stand still."""
+    with contextlib.ExitStack() as stack:
+        counting = [
+            (family, stack.enter_context(Continuation(translation, plan.host.rules[family], family)))
+            for family, translation in plan.translations.items()
+        ]
+        for family, each in counting:
+            continued = each.go_on(final_counters(save_text(family), family, without=parking.OWN))
+            detail = f"{continued.rules} rules and policies go on; {ON_THE_WAY}"
+            if continued.left:
+                detail += f"; {continued.left} have only what passed them when nft was loaded, and since"
+            yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, detail)
 
 
 def _as_counted(planned: Outcome, counted: dict[str, Outcome]) -> Outcome:

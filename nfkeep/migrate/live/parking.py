@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Name = tuple[str, Family]
 PARKED = '-m comment --comment "nfkeep-migrate: nft has the rules now" -j ACCEPT'
 _COUNTING = '-m comment --comment "nfkeep-migrate: connections are counted again"'
+OWN = frozenset({"nfkeep-migrate: nft has the rules now", "nfkeep-migrate: connections are counted again"})
+"""The comments of our own rules."""
 
 
 def limited(tables: Iterable[Name]) -> list[Name]:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from nfkeep.migrate.live.host import Host
 
 NFT_FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+ON_THE_WAY = "a packet that passes in the milliseconds of the change may be missing"
 _WHILE_LOADING = "what passes while nft loads the script is not in it"
 _FULL_AGAIN = "how much is used up cannot be read: it begins full, so that one burst more passes at most"
 _STATES = MappingProxyType(
@@ -131,7 +132,7 @@ def _obstacles(plan: Plan) -> Iterator[str]:
 
 
 def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
-    yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, _WHILE_LOADING)
+    yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, ON_THE_WAY)
     carried = {name for name, _, _ in carried_lists(text, family)}
     for name in sorted(carried & host.recent.keys()):
         yield _list(name, family, len(host.recent[name]))

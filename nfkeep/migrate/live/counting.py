@@ -1,0 +1,154 @@
+"""Counters that go on in nft where those of iptables have stopped.
+
+When nft's rules are loaded, iptables counts on until it is put out of action; opening packets pass nft's rules; for a
+moment both count. Once iptables stands still, what its rules have counted in the end is known exactly, and nft's rules
+are set to that and what has come since. A packet that passes while a rule's counter is read and set is not in it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nfkeep.migrate.source import read_source
+from nfkeep.model import Counters, Family
+from nfkeep.nft.batch import BatchSocket
+from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from typing_extensions import Self
+
+    from nfkeep.migrate.layout import Line
+    from nfkeep.migrate.translation import Translation
+
+_AT_ONCE = 10
+"""Rules that are set in one go: more of them, and more packets would pass meanwhile."""
+
+Where = tuple[str, str, int]
+"""Table, chain and place in it, from 0; the policy is behind the last rule."""
+
+
+@attrs.frozen(slots=True)
+class Continued:
+    """What came of it: rules whose counters go on, and those that were left with what they have counted themselves."""
+
+    rules: int = 0
+    left: int = 0
+
+
+def final_counters(text: str, family: Family, *, without: frozenset[str] = frozenset()) -> dict[Where, Counters]:
+    """What rules and policies have counted by iptables-save text, but for the rules that say `without`."""
+    found: dict[Where, Counters] = {}
+    for table in read_source(text, family).tables:
+        for chain in table.chains:
+            kept = [rule for rule in chain.rules if not any(each in rule.text for each in without)]
+            for number, rule in enumerate(kept):
+                found[table.name, chain.name, number] = rule.counters or Counters()
+            if chain.policy is not None:
+                found[table.name, chain.name, len(kept)] = chain.counters
+    return found
+
+
+class Continuation:
+    """The counters of one translation that is loaded: read on entry, so soon after iptables stands still.
+
+    A context manager; `text` is what was translated.
+    """
+
+    def __init__(self, translation: Translation, text: str, family: Family) -> None:
+        self._translation, self._lines = translation, _lines_of(text, family)
+        self._opened = BatchSocket()
+        number = 10 if family is Family.IPV6 else 2  # NFPROTO_*
+        listed = {table.name: list_rules(self._opened, number, table.name) for table in translation.tables}
+        self._there = {table: seen(number, rules) for table, rules in listed.items()}
+
+    def go_on(self, final: Mapping[Where, Counters]) -> Continued:
+        """Have them go on from what iptables has counted in the end, and what has come since they were read."""
+        found = _counting_rules(self._translation, self._there, self._lines)
+        counting = [_Counting(final[where], rules) for where, rules in found.items() if where in final]
+        wrong = [each for each in counting if each.missing != Counters()]
+        settable = [each for each in wrong if each.first.settable]
+        for at in range(0, len(settable), _AT_ONCE):
+            _set(self._opened, settable[at : at + _AT_ONCE])
+        left = len(wrong) - len(settable)
+        return Continued(len(counting) - left, left)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+
+@attrs.frozen(slots=True)
+class _Counting:
+    """A rule of iptables that has counted `final`, and the rules of nft that count for it."""
+
+    final: Counters
+    rules: list[SeenRule]
+
+    @property
+    def first(self) -> SeenRule:
+        """The rule that has what was counted before."""
+        return self.rules[0]
+
+    @property
+    def missing(self) -> Counters:
+        """What all of them together have too little, or, below zero, too much."""
+        counted = [rule.counters for rule in self.rules if rule.counters is not None]
+        return Counters(
+            self.final.packets - sum(each.packets for each in counted),
+            self.final.bytes - sum(each.bytes for each in counted),
+        )
+
+
+def _set(opened: BatchSocket, some: list[_Counting]) -> None:
+    """Add what is missing to what the rules have counted by now."""
+    messages = []
+    for each, now in zip(some, read_again(opened, [each.first for each in some]), strict=True):
+        assert now.counters is not None, "it had one"
+        packets, size = now.counters.packets + each.missing.packets, now.counters.bytes + each.missing.bytes
+        messages.append(now.counting(Counters(max(0, packets), max(0, size))))
+    opened.run(messages)
+
+
+def _lines_of(text: str, family: Family) -> dict[int, Where]:
+    """Which rule or policy is on a line of the source."""
+    found: dict[int, Where] = {}
+    for table in read_source(text, family).tables:
+        for chain in table.chains:
+            found.update({rule.line: (table.name, chain.name, n) for n, rule in enumerate(chain.rules)})
+            if chain.policy is not None:
+                found[chain.line] = (table.name, chain.name, len(chain.rules))
+    return found
+
+
+def _counting_rules(
+    translation: Translation, there: Mapping[str, list[SeenRule]], lines: Mapping[int, Where]
+) -> dict[Where, list[SeenRule]]:
+    """The rules of nft that count for each rule of iptables, the one that began with its counters first."""
+    found: dict[Where, list[SeenRule]] = {}
+    for table in translation.tables:
+        by_chain: dict[str, list[SeenRule]] = {}
+        for rule in there[table.name]:
+            by_chain.setdefault(rule.chain, []).append(rule)
+        for chain in table.chains:
+            written = [line for line in chain.lines if not line.remark]
+            rules = by_chain.get(chain.name, [])
+            if len(written) != len(rules):  # somebody has changed it already: it counts as it does
+                continue
+            for line, rule in zip(written, rules, strict=True):
+                if line.source in lines and (begins := _counts(line)) is not None and rule.counters is not None:
+                    counting = found.setdefault(lines[line.source], [])
+                    counting.insert(0 if begins else len(counting), rule)
+    return found
+
+
+def _counts(line: Line) -> bool | None:
+    """Whether a line begins with what was counted before, or from zero; None if it has no counter."""
+    counters: Iterator[str] = (str(part) for part in line.parts if str(part).split()[:1] == ["counter"])
+    first = next(counters, None)
+    return None if first is None else first != "counter"

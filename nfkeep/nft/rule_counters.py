@@ -1,0 +1,126 @@
+"""Counters of rules that somebody else has made: read by the thousand, and set by putting the same rule in its place.
+
+nft has no command that adds to a rule's counter. What the kernel lists of a rule (nf_tables_fill_rule_info()) it also
+takes as a rule, but for one that looks into a nameless set: such a set belongs to one rule only.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nfkeep.model import Counters
+from nfkeep.nft.encode import NFT_MSG_NEWRULE, Message
+from nfkeep.nft.wire import attribute, attributes, attributes_at, nest, string
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nfkeep.nft.batch import BatchSocket
+
+_NFT_MSG_GETRULE = 7
+_NLM_F_REPLACE = 0x100
+_TABLE, _CHAIN, _HANDLE, _EXPRESSIONS, _USERDATA = 1, 2, 3, 4, 7  # NFTA_RULE_*
+_NAME, _DATA = 1, 2  # NFTA_EXPR_*
+_BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
+_NAMELESS = (b"__set", b"__map")
+
+
+@attrs.frozen(slots=True)
+class SeenRule:
+    """A rule as the kernel lists it. `counters` are those of its first counter; None if it has none."""
+
+    family: int
+    table: str
+    chain: str
+    handle: int
+    counters: Counters | None
+    _at: int
+    _expressions: bytes
+    _userdata: bytes | None
+
+    @property
+    def settable(self) -> bool:
+        """Whether `counting` can put it in its own place."""
+        return self.counters is not None and not any(name in self._expressions for name in _NAMELESS)
+
+    def counting(self, counters: Counters) -> Message:
+        """The message that puts the same rule, with these counters, in its place."""
+        old, at = self._expressions, self._at
+        length = _attribute_length(old, at)
+        counter = string(_NAME, "counter") + nest(
+            _DATA, attribute(_BYTES, _u64(counters.bytes)) + attribute(_PACKETS, _u64(counters.packets))
+        )
+        body = string(_TABLE, self.table) + string(_CHAIN, self.chain) + attribute(_HANDLE, _u64(self.handle))
+        body += nest(_EXPRESSIONS, old[:at] + nest(1, counter) + old[at + length :])
+        if self._userdata is not None:
+            body += attribute(_USERDATA, self._userdata)
+        what = f"the counter of rule {self.handle} of the chain {self.chain}"
+        return Message(NFT_MSG_NEWRULE, _NLM_F_REPLACE, body, what, self.family)
+
+
+def list_rules(opened: BatchSocket, family: int, table: str) -> list[bytes]:
+    """All rules of a table in the order of its chains, as the kernel lists them: for `seen`, which takes its time."""
+    return [data for _, data in opened.dump(_NFT_MSG_GETRULE, string(_TABLE, table), family)]
+
+
+def read_again(opened: BatchSocket, rules: Sequence[SeenRule]) -> list[SeenRule]:
+    """The same rules as they are now. Raises as `BatchSocket.ask` does."""
+    questions = [
+        Message(
+            _NFT_MSG_GETRULE,
+            0,
+            string(_TABLE, rule.table) + string(_CHAIN, rule.chain) + attribute(_HANDLE, _u64(rule.handle)),
+            f"rule {rule.handle} of the chain {rule.chain}",
+            rule.family,
+        )
+        for rule in rules
+    ]
+    return [_seen(rule.family, data) for rule, data in zip(rules, opened.ask(questions), strict=True)]
+
+
+def seen(family: int, listed: Sequence[bytes]) -> list[SeenRule]:
+    """What the kernel lists, understood."""
+    return [_seen(family, data) for data in listed]
+
+
+def _seen(family: int, data: bytes) -> SeenRule:
+    told = dict(attributes(data))
+    expressions = told.get(_EXPRESSIONS, b"")
+    at, counters = _counter(expressions)
+    return SeenRule(
+        family,
+        _text(told[_TABLE]),
+        _text(told[_CHAIN]),
+        int.from_bytes(told[_HANDLE], "big"),
+        counters,
+        at,
+        expressions,
+        told.get(_USERDATA),
+    )
+
+
+def _counter(expressions: bytes) -> tuple[int, Counters | None]:
+    if b"counter\0" not in expressions:
+        return 0, None
+    for at, _, expression in attributes_at(expressions):
+        told = dict(attributes(expression))
+        if told[_NAME] == b"counter\0":
+            counted = dict(attributes(told[_DATA]))
+            return at, Counters(int.from_bytes(counted[_PACKETS], "big"), int.from_bytes(counted[_BYTES], "big"))
+    return 0, None
+
+
+def _attribute_length(data: bytes, at: int) -> int:
+    (length,) = struct.unpack_from("=H", data, at)
+    return int(length + (-length & 3))
+
+
+def _u64(number: int) -> bytes:
+    return number.to_bytes(8, "big")
+
+
+def _text(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="surrogateescape")
