@@ -10,6 +10,7 @@ import click
 from nfkeep import migrate
 from nfkeep.cli import table
 from nfkeep.cli.translate import INPUT, decoded
+from nfkeep.errors import NfkeepError
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
@@ -33,18 +34,25 @@ _EPILOG = (
 @click.argument("script", type=INPUT, required=False, metavar="[SCRIPT]")
 @click.option("--ipv6", is_flag=True, help="SAVE is from ip6tables-save.")
 @click.option("--packets", type=click.IntRange(1), default=_PACKETS, show_default=True, metavar="N", help="How many.")
+@click.option("--live", is_flag=True, help="Compare this host's rules of iptables, of --ipv6 or not, with its nft.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was found as a JSON object.")
-def verify(source: BinaryIO, script: BinaryIO | None, ipv6: bool, packets: int, as_json: bool) -> int:
+def verify(source: BinaryIO, script: BinaryIO | None, ipv6: bool, packets: int, live: bool, as_json: bool) -> int:
     """Send the same packets through SAVE, text of iptables-save, and through SCRIPT, for `nft -f`, and compare.
 
     Without SCRIPT, our own translation of SAVE is tried. It all happens in network namespaces. Needs root.
+
+    With --live: this host's rules through iptables and through what `apply` would load; after `apply`, the rules as
+    they were before it and what is in nft now.
     """
     from nfkeep.migrate.verify import verify as compare
 
     family = Family.IPV6 if ipv6 else Family.IPV4
-    text = decoded(source)
-    if script is not None:
-        found = compare(text, decoded(script), family, packets=packets)
+    if live:
+        text, loaded = _of_this_host(family)
+    else:
+        text, loaded = decoded(source), None if script is None else decoded(script)
+    if loaded is not None:
+        found = compare(text, loaded, family, packets=packets)
     else:
         found = compare(text, _translated(text, family), family, packets=packets, translate=_translated)
     if as_json:
@@ -52,6 +60,16 @@ def verify(source: BinaryIO, script: BinaryIO | None, ipv6: bool, packets: int, 
     else:
         _tell(found)
     return 0 if found.equal else _DIFFERENT
+
+
+def _of_this_host(family: Family) -> tuple[str, str | None]:
+    """The rules of iptables, and what is in nft for them; None if nothing is yet."""
+    from nfkeep.migrate.live import cutover
+
+    text, loaded = cutover.both(family)
+    if not text:
+        raise NfkeepError(f"there are no {family} rules of legacy iptables here, and no move that put them into nft")
+    return text, loaded
 
 
 def _translated(text: str, family: Family) -> str:

@@ -144,6 +144,17 @@ def test_what_was_used_up(mover: Mover) -> None:
     assert "[10:1000] -A INPUT -p udp" in mover.namespace.run("iptables-legacy-save -c").stdout
 
 
+@pytest.mark.parametrize("family", [[], ["--ipv6"]], ids=["IPv4", "IPv6"])
+def test_verify(mover: Mover, family: list[str]) -> None:
+    """Before the move and after it; and what somebody changes in nft is found."""
+    assert "0 treated differently" in mover("verify", "--live", "--packets", "100", *family).stdout
+    mover("apply")
+    assert "0 treated differently" in mover("verify", "--live", "--packets", "100", *family).stdout
+    name = "ip6" if family else "ip"
+    mover.namespace.run(f"nft insert rule {name} filter INPUT meta l4proto tcp drop")
+    assert mover("verify", "--live", "--packets", "100", *family, check=False).returncode == 5
+
+
 def test_counters_go_on(start_service: Callable[..., Service]) -> None:
     """Also where opening packets have passed on behalf of connections; with values looked up, and with choices."""
     rules = [

@@ -64,6 +64,17 @@ def standing() -> Standing:
     return Standing(found, old and found.state != CONFIRMED, _is_loaded(found))
 
 
+def both(family: Family) -> tuple[str, str | None]:
+    """The rules of iptables, as they are or were before the move, and what nft has in their place; None before it."""
+    found = record.load()
+    if found is None or found.state not in (APPLIED, CONFIRMED):
+        return save_text(family), None
+    tables = [name for of, name in found.nft if of == NFT_FAMILY[family]]
+    return record.kept(_FILES[family]), "".join(
+        run_tool(["nft", "list", "table", NFT_FAMILY[family], name]) for name in tables
+    )
+
+
 def check(plan: Plan, *, accept_losses: bool = False) -> None:
     """Raise NfkeepError where the plan has obstacles, or losses that are not accepted, or a move is under way."""
     if (there := record.load()) is not None and there.state in (APPLYING, APPLIED):
