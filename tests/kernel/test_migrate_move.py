@@ -166,16 +166,15 @@ def test_counters_go_on(start_service: Callable[..., Service]) -> None:
     service = start_service(SHAPES[0], rules=rules)
     old = service.dial()
     service.quiet()
-    told = Mover(service.gateway)("apply", "--accept-losses").stdout
+    Mover(service.gateway)("apply", "--accept-losses")
     saved = service.gateway.run("iptables-legacy-save -c").stdout
     before = [re.match(r"\[(\d+):(\d+)\] -A INPUT", line) for line in saved.splitlines()]
     counted = [match.groups() for match in before if match is not None][2:]  # ours come first
     after = re.findall(
         r"counter packets (\d+) bytes (\d+)", service.gateway.run("nft list chain ip filter INPUT").stdout
     )
-    assert (counted[0], counted[3]) == (after[0], after[3])
+    assert counted == after[:4]
     assert int(counted[0][0]) > 2 * LIMIT
-    assert "1 have only what passed them" in told  # the nameless set
     close_all(old)
 
 

@@ -11,32 +11,29 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from nfkeep.migrate.live.host import run_nft
 from nfkeep.migrate.source import read_source
 from nfkeep.model import Counters, Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping, Sequence
 
     from typing_extensions import Self
 
     from nfkeep.migrate.layout import Line
+    from nfkeep.migrate.parts import Simple
     from nfkeep.migrate.translation import Translation
 
 _AT_ONCE = 10
 """Rules that are set in one go: more of them, and more packets would pass meanwhile."""
 
+NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
+"""linux/netfilter.h."""
+
 Where = tuple[str, str, int]
 """Table, chain and place in it, from 0; the policy is behind the last rule."""
-
-
-@attrs.frozen(slots=True)
-class Continued:
-    """What came of it: rules whose counters go on, and those that were left with what they have counted themselves."""
-
-    rules: int = 0
-    left: int = 0
 
 
 def final_counters(text: str, family: Family, *, without: frozenset[str] = frozenset()) -> dict[Where, Counters]:
@@ -61,20 +58,37 @@ class Continuation:
     def __init__(self, translation: Translation, text: str, family: Family) -> None:
         self._translation, self._lines = translation, _lines_of(text, family)
         self._opened = BatchSocket()
-        number = 10 if family is Family.IPV6 else 2  # NFPROTO_*
+        number = NFPROTO[family]
         listed = {table.name: list_rules(self._opened, number, table.name) for table in translation.tables}
         self._there = {table: seen(number, rules) for table, rules in listed.items()}
 
-    def go_on(self, final: Mapping[Where, Counters]) -> Continued:
-        """Have them go on from what iptables has counted in the end, and what has come since they were read."""
+    def go_on(self, final: Mapping[Where, Counters]) -> int:
+        """Have them go on from what iptables has counted in the end, and what has come since they were read.
+
+        How many rules and policies of iptables that are.
+        """
         found = _counting_rules(self._translation, self._there, self._lines)
         counting = [_Counting(final[where], rules) for where, rules in found.items() if where in final]
         wrong = [each for each in counting if each.missing != Counters()]
         settable = [each for each in wrong if each.first.settable]
         for at in range(0, len(settable), _AT_ONCE):
-            _set(self._opened, settable[at : at + _AT_ONCE])
-        left = len(wrong) - len(settable)
-        return Continued(len(counting) - left, left)
+            some = settable[at : at + _AT_ONCE]
+            self._opened.run([rule.counting(total) for rule, total in self._totals(some)])
+        others = [each for each in wrong if not each.first.settable]
+        if others:
+            lines = [each.rules[0][0] for each in others]
+            totals = self._totals(others)
+            run_nft("".join(_replaced(line, *each) for line, each in zip(lines, totals, strict=True)))
+        return len(counting)
+
+    def _totals(self, some: Sequence[_Counting]) -> list[tuple[SeenRule, Counters]]:
+        """For the first rule of each: what it has counted by now, and what is missing."""
+        found = []
+        for each, now in zip(some, read_again(self._opened, [each.first for each in some]), strict=True):
+            assert now.counters is not None, "it had one"
+            packets, size = now.counters.packets + each.missing.packets, now.counters.bytes + each.missing.bytes
+            found.append((now, Counters(max(0, packets), max(0, size))))
+        return found
 
     def __enter__(self) -> Self:
         return self
@@ -88,31 +102,29 @@ class _Counting:
     """A rule of iptables that has counted `final`, and the rules of nft that count for it."""
 
     final: Counters
-    rules: list[SeenRule]
+    rules: list[tuple[Line, SeenRule]]
 
     @property
     def first(self) -> SeenRule:
         """The rule that has what was counted before."""
-        return self.rules[0]
+        return self.rules[0][1]
 
     @property
     def missing(self) -> Counters:
         """What all of them together have too little, or, below zero, too much."""
-        counted = [rule.counters for rule in self.rules if rule.counters is not None]
+        counted = [rule.counters for _, rule in self.rules if rule.counters is not None]
         return Counters(
             self.final.packets - sum(each.packets for each in counted),
             self.final.bytes - sum(each.bytes for each in counted),
         )
 
 
-def _set(opened: BatchSocket, some: list[_Counting]) -> None:
-    """Add what is missing to what the rules have counted by now."""
-    messages = []
-    for each, now in zip(some, read_again(opened, [each.first for each in some]), strict=True):
-        assert now.counters is not None, "it had one"
-        packets, size = now.counters.packets + each.missing.packets, now.counters.bytes + each.missing.bytes
-        messages.append(now.counting(Counters(max(0, packets), max(0, size))))
-    opened.run(messages)
+def _replaced(line: Line, rule: SeenRule, total: Counters) -> str:
+    """The command of nft that puts the same rule, with this counter, in its place: for one with a nameless set."""
+    counter = f"counter packets {total.packets} bytes {total.bytes}"
+    text = " ".join(counter if _is_counter(part) else str(part) for part in line.parts)
+    family = "ip6" if rule.family == NFPROTO[Family.IPV6] else "ip"
+    return f"replace rule {family} {rule.table} {rule.chain} handle {rule.handle} {text}\n"
 
 
 def _lines_of(text: str, family: Family) -> dict[int, Where]:
@@ -128,9 +140,9 @@ def _lines_of(text: str, family: Family) -> dict[int, Where]:
 
 def _counting_rules(
     translation: Translation, there: Mapping[str, list[SeenRule]], lines: Mapping[int, Where]
-) -> dict[Where, list[SeenRule]]:
+) -> dict[Where, list[tuple[Line, SeenRule]]]:
     """The rules of nft that count for each rule of iptables, the one that began with its counters first."""
-    found: dict[Where, list[SeenRule]] = {}
+    found: dict[Where, list[tuple[Line, SeenRule]]] = {}
     for table in translation.tables:
         by_chain: dict[str, list[SeenRule]] = {}
         for rule in there[table.name]:
@@ -143,12 +155,15 @@ def _counting_rules(
             for line, rule in zip(written, rules, strict=True):
                 if line.source in lines and (begins := _counts(line)) is not None and rule.counters is not None:
                     counting = found.setdefault(lines[line.source], [])
-                    counting.insert(0 if begins else len(counting), rule)
+                    counting.insert(0 if begins else len(counting), (line, rule))
     return found
 
 
 def _counts(line: Line) -> bool | None:
     """Whether a line begins with what was counted before, or from zero; None if it has no counter."""
-    counters: Iterator[str] = (str(part) for part in line.parts if str(part).split()[:1] == ["counter"])
-    first = next(counters, None)
-    return None if first is None else first != "counter"
+    first = next(filter(_is_counter, line.parts), None)
+    return None if first is None else str(first) != "counter"
+
+
+def _is_counter(part: Simple) -> bool:
+    return str(part).split()[:1] == ["counter"]

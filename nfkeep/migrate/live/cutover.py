@@ -132,10 +132,8 @@ def _go_on(plan: Plan) -> Iterator[Outcome]:
             for family, translation in plan.translations.items()
         ]
         for family, each in counting:
-            continued = each.go_on(final_counters(save_text(family), family, without=parking.OWN))
-            detail = f"{continued.rules} rules and policies go on; {ON_THE_WAY}"
-            if continued.left:
-                detail += f"; {continued.left} have only what passed them when nft was loaded, and since"
+            number = each.go_on(final_counters(save_text(family), family, without=parking.OWN))
+            detail = f"{number} rules and policies go on; {ON_THE_WAY}"
             yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, detail)
 
 
