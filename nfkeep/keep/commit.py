@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+
+import attrs
 
 from nfkeep.errors import StateLossError
 from nfkeep.keep import quotas
@@ -16,9 +18,36 @@ from nfkeep.xtables.tables import in_use
 _NOTHING = Report()
 
 
-def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool) -> Report:
+@attrs.frozen(slots=True)
+class Along:
+    """What else is to be changed together with the tables, once the gates are shut.
+
+    `before` the first table is replaced: what it raises is raised, and nothing is changed. `after` the last one was,
+    and before anything is counted again: it must not raise.
+    """
+
+    before: Callable[[], None] | None = None
+    after: Callable[[], None] | None = None
+
+    def __bool__(self) -> bool:
+        return self.before is not None or self.after is not None
+
+    def around(self, changes: Sequence[Change]) -> list[Change]:
+        """The changes, with this before and after them."""
+        found = list(changes)
+        if self.before is not None:
+            found[0] = attrs.evolve(found[0], replace=_after(self.before, found[0].replace))
+        if self.after is not None:
+            found[-1] = attrs.evolve(found[-1], replace=_before(found[-1].replace, self.after))
+        return found
+
+
+ALONE = Along()
+
+
+def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool, along: Along = ALONE) -> Report:
     """Write what has changed. After ConflictError or StateLossError nothing has; of CommitError see `applied`."""
-    if len(tables) == 1 and not tables[0].keeps_state:
+    if len(tables) == 1 and not along and not tables[0].keeps_state:
         if tables[0].changed:
             tables[0].write()
         return _NOTHING
@@ -26,7 +55,7 @@ def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool) -> Report:
     if not changed:
         return _NOTHING
     afters = [each.observe_after() for each in changed]
-    if len(changed) == 1 and afters[0] is None:
+    if len(changed) == 1 and not along and afters[0] is None:
         changed[0].write()
         return _NOTHING
     befores = [each.before or _stateless(each) for each in changed]
@@ -43,7 +72,7 @@ def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool) -> Report:
         # In the moment of this replace the tables behind it are as they were: a list may be on its way to one of them.
         for key, extension in make_plan(before, after, _others(after, [*wanted[:at], *befores[at:]]), hold=hold).holds
     ]
-    changes = [_change(each, before) for each, before in zip(changed, befores, strict=True)]
+    changes = along.around([_change(each, before) for each, before in zip(changed, befores, strict=True)])
     return apply(changes, holds, keep_holds=hold, refuse=refuse)
 
 
@@ -60,6 +89,23 @@ def _change(edits: TableEdits, before: Observation) -> Change:
         return Replaced(now, tuple(quotas.outcomes(edits.handle, after, carried)))
 
     return Change(before, edits.handle.image(), replace, edits.handle.revert)
+
+
+def _after(first: Callable[[], None], replace: Callable[[], Replaced | None]) -> Callable[[], Replaced | None]:
+    def both() -> Replaced | None:
+        first()
+        return replace()
+
+    return both
+
+
+def _before(replace: Callable[[], Replaced | None], then: Callable[[], None]) -> Callable[[], Replaced | None]:
+    def both() -> Replaced | None:
+        replaced = replace()
+        then()
+        return replaced
+
+    return both
 
 
 def _stateless(edits: TableEdits) -> Observation:

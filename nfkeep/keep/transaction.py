@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from nfkeep.errors import NfkeepError
-from nfkeep.keep.commit import commit
+from nfkeep.keep.commit import ALONE, commit
 from nfkeep.keep.editing import TableEdits
 from nfkeep.keep.recovery import recover_locked
 from nfkeep.keep.report import Report
@@ -23,6 +23,9 @@ OnLoss = Literal["report", "refuse"]
 
 class _Block:
     """What all transactions have in common: the lock, one use, and the report in the end."""
+
+    along = ALONE
+    """What is to be changed together with the tables; for the inside of the block."""
 
     _report: Report | None = None
     _used = False
@@ -61,7 +64,7 @@ class _Block:
     ) -> None:
         try:
             if kind is None:
-                self._report = commit(self._tables, hold=self.hold, refuse=self.on_loss == "refuse")
+                self._report = commit(self._tables, hold=self.hold, refuse=self.on_loss == "refuse", along=self.along)
         finally:
             self._discard()
 

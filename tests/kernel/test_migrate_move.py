@@ -95,15 +95,19 @@ def without_counters(text: str) -> list[str]:
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_connections_and_their_limit(start_service: Callable[..., Service], shape: Shape) -> None:
-    """Ten are in; after the move no eleventh gets in, all live, three that close make room for three; and back."""
+    """Ten are in; after the move no eleventh gets in, all live, three that close make room for three; and back.
+
+    Also when the move was confirmed.
+    """
     service = start_service(shape)
     move = Mover(service.gateway)
     old = service.dial()
     assert len(old) == LIMIT
-    for command, force in ((("apply", "--accept-losses"), NEW), (("rollback",), OLD)):
-        move(*command)
+    steps = [(["apply", "--accept-losses"], NEW), (["rollback"], OLD)]
+    for command, force in [*steps, steps[0], (["confirm"], NEW), steps[1]]:
+        told = move(*command).stdout
         assert move.force() == force
-        assert len(service.dial()) == 0
+        assert len(service.dial()) == 0, told
         assert len(living(old)) == LIMIT
         close_all(old[:3])
         admitted = service.dial_again(3)

@@ -106,13 +106,10 @@ def apply(plan: Plan, tell: Callable[[str], None], *, seconds: float | None = No
 
 
 def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> Report:
-    tell("loading nft's rules")
+    tell("loading nft's rules, and counting connections again")
     fresh = make_plan(read_host())  # what has been counted since, and who was seen
-    run_nft(fresh.script)
-    done = _save(done, "nft's rules are in force beside those of iptables")
-    tell("counting connections again")
-    report = parking.count_again(parking.limited(done.legacy))
-    done = _save(done, "connections are counted again")
+    report = parking.count_again(parking.limited(done.legacy), lambda: _load(fresh.script))
+    done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     tell("putting the rules of iptables out of action")
     parking.park(done.legacy)
     continued = list(_go_on(fresh))
@@ -172,14 +169,21 @@ def _undo(done: Record) -> Report:
     """From wherever the move is: old rules first, so that at no moment there are none."""
     if done.state == CONFIRMED:
         _reload(done)
-    report = parking.unpark(_present(done)) or Report()
-    loaded = _is_loaded(done)
-    outcomes = [*report.outcomes, *_bring_back_addresses(done)]
-    if loaded:
-        outcomes.append(Outcome("counters", "all rules, and quotas", Fidelity.APPROXIMATED, _SINCE))
-    run_nft("".join(f"table {family} {name}\ndelete table {family} {name}\n" for family, name in done.nft))
+    outcomes = []
+    if _is_loaded(done):
+        outcomes += [*_bring_back_addresses(done), Outcome("counters", "all rules", Fidelity.APPROXIMATED, _SINCE)]
+    report = parking.unpark(_present(done), lambda: _unload(done)) or Report()
+    outcomes += report.outcomes
     _save(done, "rolled back: the rules of iptables are in force", state=ROLLED_BACK, deadline=None)
     return Report(tuple(outcomes), report.gate_seconds)
+
+
+def _load(script: str) -> None:
+    run_nft(script)
+
+
+def _unload(done: Record) -> None:
+    run_nft("".join(f"table {family} {name}\ndelete table {family} {name}\n" for family, name in done.nft))
 
 
 def _reload(done: Record) -> None:
@@ -189,6 +193,7 @@ def _reload(done: Record) -> None:
         command = "ip6tables-legacy-restore" if family is Family.IPV6 else "iptables-legacy-restore"
         if text:
             run_tool([command, "-c", "-w", "60"], text)
+    parking.count_again(parking.limited(done.legacy), lambda: None)
     _save(done, "the rules of iptables are loaded from the disk")
 
 

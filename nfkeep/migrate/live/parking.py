@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from nfkeep.errors import NfkeepError
+from nfkeep.keep.commit import Along
 from nfkeep.keep.transaction import transactions
 from nfkeep.model import Family
 from nfkeep.xtables.tables import TABLES, in_use, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from nfkeep.keep.report import Report
 
@@ -29,15 +31,17 @@ def limited(tables: Iterable[Name]) -> list[Name]:
     return [name for name in tables if any("-m connlimit" in text for text in _rules(*name))]
 
 
-def count_again(tables: Iterable[Name]) -> Report | None:
+def count_again(tables: Iterable[Name], load: Callable[[], None]) -> Report | None:
     """Replace these tables, so that nfkeep has every connection that they limit counted again: by nft's rules too.
 
-    Both are in force then, and what opens a connection passes both.
+    `load` brings those into force, once nobody can open a connection: what opens one passes both rulesets then.
     """
     names = list(tables)
     if not names:
+        load()
         return None
     with transactions(*names) as txs:
+        txs.along = Along(before=load)
         for table, family in names:
             for chain in _base_chains(table):
                 txs[table, family].insert(chain, _COUNTING)
@@ -55,16 +59,32 @@ def park(tables: Iterable[Name]) -> None:
                 txs[table, family].insert(chain, PARKED)
 
 
-def unpark(tables: Iterable[Name]) -> Report | None:
-    """Put all of these tables back into action, or none; what others have added meanwhile stays."""
+def unpark(tables: Iterable[Name], unload: Callable[[], None]) -> Report | None:
+    """Put all of these tables back into action, or none; what others have added meanwhile stays.
+
+    `unload` takes nft's rules out of force, before connections are counted again: those would count, and refuse, too.
+    What it raises is raised in the end.
+    """
     own = {name: _own_rules(*name) for name in tables}
     names = [name for name, rules in own.items() if rules]
     if not names:
+        unload()
         return None
+    failed: list[NfkeepError] = []
+
+    def unloaded() -> None:
+        try:
+            unload()
+        except NfkeepError as error:
+            failed.append(error)
+
     with transactions(*names) as txs:
+        txs.along = Along(after=unloaded)
         for name in names:
             for chain, text in own[name]:
                 txs[name].delete(chain, text)
+    if failed:
+        raise failed[0]
     return txs.report
 
 
