@@ -9,10 +9,13 @@ import click
 
 from nfkeep.cli import table
 from nfkeep.cli.translate import status
+from nfkeep.migrate.live import page
 from nfkeep.migrate.live.host import read_host
 from nfkeep.migrate.live.plan import make_plan
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     from nfkeep.migrate.live.plan import Plan
 
 __all__ = ["plan"]
@@ -27,14 +30,22 @@ _EPILOG = (
 @click.command(short_help="Tell what the move of this host would do; changes nothing.", epilog=_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print script, losses, states and obstacles as one JSON object.")
 @click.option("--script", is_flag=True, help="Print the script for nft only.")
-def plan(as_json: bool, script: bool) -> int:
+@click.option(
+    "--html", "file", type=click.File("w", encoding="utf-8", lazy=False), metavar="FILE",
+    help="Write there a page with every rule, old beside new; if it is -, print that page only.",
+)  # fmt: skip
+def plan(as_json: bool, script: bool, file: TextIO | None) -> int:
     """Read this host's rules and what they have in memory, and tell what would become of them.
 
     Reads the legacy tables of iptables with their counters, the sets and lists that they look into, and what nft has
     already. Changes nothing. Needs root.
     """
     made = make_plan(read_host())
-    if as_json:
+    if file is not None:
+        file.write(page.html(made))
+    if file is not None and file.fileno() == sys.stdout.fileno():
+        pass  # something behind the page would be seen as part of it
+    elif as_json:
         print(made.to_json())
     elif script:
         sys.stdout.flush()

@@ -30,7 +30,7 @@ WRONG = {
     "no such command": (cli.main, ["shwo"]),
     "no such option": (cli.main, ["show", "--jsn"]),
     "an argument too many": (cli.main, ["demo", "fast"]),
-    "a command of the future": (migrate.main, ["plan"]),
+    "a page that cannot be written": (migrate.main, ["plan", "--html", "/nonexistent/page"]),
     "no such option of translate": (migrate.main, ["translate", "--ipv5"]),
     "no packets": (migrate.main, ["verify", "--packets", "0"]),
     "a file that is not there": (migrate.main, ["translate", "/nonexistent/rules"]),
