@@ -129,8 +129,11 @@ def _go_on(plan: Plan) -> Iterator[Outcome]:
             for family, translation in plan.translations.items()
         ]
         for family, each in counting:
-            number = each.go_on(final_counters(save_text(family), family, without=parking.OWN))
-            detail = f"{number} rules and policies go on; {ON_THE_WAY}"
+            try:
+                number = each.go_on(final_counters(save_text(family), family, without=parking.OWN))
+                detail = f"{number} rules and policies go on; {ON_THE_WAY}"
+            except NfkeepError as error:  # no reason to undo the move
+                detail = f"some may have only what was counted until nft's rules were loaded, and since: {error}"
             yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, detail)
 
 
