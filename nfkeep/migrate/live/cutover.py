@@ -7,9 +7,10 @@ far it is.
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from nfkeep.migrate.live.plan import Plan
+
+Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _FILES = {Family.IPV4: "ipv4.rules", Family.IPV6: "ipv6.rules"}
 _SINCE = "go on where they were when nft took over: what it has counted since is not added"
@@ -208,8 +211,8 @@ def _bring_back_addresses(done: Record) -> list[Outcome]:
         if not text:
             continue
         for name, table, sets in carried_lists(text, family):
-            now = {each for set_name in sets.names() for each in _addresses(NFT_FAMILY[family], table, set_name)}
-            new = sorted(now - _listed(name))
+            texts = (each for set_name in sets.names() for each in _addresses(NFT_FAMILY[family], table, set_name))
+            new = sorted(set(map(ipaddress.ip_address, texts)) - _listed(name))
             for address in new:
                 _add(name, address)
             if new:
@@ -228,15 +231,15 @@ def _addresses(family: str, table: str, name: str) -> Iterable[str]:
             yield element["elem"]["val"] if isinstance(element, dict) else element
 
 
-def _listed(name: str) -> set[str]:
+def _listed(name: str) -> set[Address]:
     try:
-        with open(f"{DIRECTORY}/{name}", encoding="ascii") as file:
-            return {line.split()[0].removeprefix("src=") for line in file}
+        with open(f"{DIRECTORY}/{name}", encoding="ascii") as file:  # it has every zero of an IPv6 address, nft has not
+            return {ipaddress.ip_address(line.split()[0].removeprefix("src=")) for line in file}
     except FileNotFoundError:
         return set()
 
 
-def _add(name: str, address: str) -> None:
+def _add(name: str, address: Address) -> None:
     with open(f"{DIRECTORY}/{name}", "w", encoding="ascii") as file:
         file.write(f"+{address}\n")
 

@@ -1,0 +1,162 @@
+"""A host with hundreds of rules, connections, bans and counters is moved, moved back, and moved for good, all under
+traffic: nothing that it has in memory is lost, nobody who is to stay out gets in, and nobody else is hurt."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import sys
+import time
+from typing import TYPE_CHECKING
+
+import attrs
+import pytest
+from moved_host import BEHIND, DIRECT, LIMIT, LOCAL, QUOTA, SECONDS, SPENT, Intruders, MovedHost, Strangers, Door, load
+from rounds import rounds
+
+from nfkeep import Family
+from nfkeep.migrate.live import record
+from nfkeep.testing import close_all, living, wait_until
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from nfkeep.testing import Connection, Gateway, Transfer
+    from nfkeep.testing.fixtures import Dialer, EchoServerFactory, GatewayFactory, TransferFactory
+
+pytestmark = pytest.mark.kernel
+
+MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]
+RULES, SOURCES, LISTS = rounds(500), rounds(8), rounds(20)
+"""SOURCES: of each kind of connection; each has as many connections as it may have."""
+IN_A_LIST, IN_A_SET = 90, 2000
+TRANSFERS = 4
+EXACT_SECONDS = 2.0
+
+
+@pytest.fixture(autouse=True)
+def state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks and records of this test alone."""
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
+    monkeypatch.setenv("NFKEEP_RUN_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setenv(record.VARIABLE, str(tmp_path / "state"))
+
+
+@pytest.fixture
+def host(gateway_factory: GatewayFactory, echo_server: EchoServerFactory) -> MovedHost:
+    """The host, with services at it and behind it."""
+    network = gateway_factory(2 * SOURCES + 4)
+    for family in Family:
+        echo_server(network.gateway, family, "tcp", network.gateway_address(family), LOCAL)
+        echo_server(network.server, family, "tcp", network.server_address(family), BEHIND)
+    return load(network, lists=LISTS, idle=RULES)
+
+
+def doors(network: Gateway) -> list[Door]:
+    """Who has connections to what."""
+    found = []
+    for family in Family:
+        some = network.client_addresses(family)
+        found += [Door(family, LOCAL, some[:SOURCES]), Door(family, DIRECT, some[SOURCES : 2 * SOURCES])]
+    return found
+
+
+def admitted(network: Gateway, dialer: Dialer, door: Door, each: int) -> list[Connection]:
+    """Those that get in of so many attempts of each source."""
+    to = network.gateway_address(door.family)
+    return dialer(network.client, door.family, "tcp", to, door.port, each * len(door.sources), source=door.sources)
+
+
+def banned(host: MovedHost) -> dict[Family, dict[str, float]]:
+    """Fill the lists and sets; the end of each ban by its address, in seconds of the monotonic clock.
+
+    Of the last four addresses of the client, two are in a list and two are in a set.
+    """
+    chance, ends = random.Random(3), {family: {} for family in Family}
+    for family, found in ends.items():
+        last = [str(each) for each in host.network.client_addresses(family)[-4:]]
+        for number in range(LISTS if family is Family.IPV4 else 2):
+            strangers = [_stranger(family, f"{number}", at) for at in range(IN_A_LIST)]
+            host.list(number, family, members := [*(last[:2] if number == 0 else ()), *strangers])
+            found.update(dict.fromkeys(members, time.monotonic() + SECONDS))
+        left = {_stranger(family, "99", at): chance.randrange(100, SECONDS) for at in range(IN_A_SET)}
+        left.update(dict.fromkeys(last[2:], 600))
+        host.ban(family, left)
+        found.update({address: time.monotonic() + seconds for address, seconds in left.items()})
+    return ends
+
+
+def _stranger(family: Family, group: str, number: int) -> str:
+    high, low = divmod(number, 250)
+    return f"203.{group}.{high}.{low + 1}" if family is Family.IPV4 else f"fd20:a{group}:a{high}::{low + 1:x}"
+
+
+@attrs.frozen
+class Watched:
+    """What has to be as it was, whichever rules are in force."""
+
+    host: MovedHost
+    ends: dict[Family, dict[str, float]]
+    transfers: list[Transfer]
+    quiet: list[Connection]
+
+    def check(self, *, nft: bool) -> None:
+        assert all(each.wait_for(100_000) for each in self.transfers)
+        assert len(living(self.quiet)) == len(self.quiet)
+        counted = self.host.counted_in_nft() if nft else self.host.counted_in_iptables()
+        assert self.host.idle - counted == set()
+        if nft:
+            self.check_ends()
+
+    def check_ends(self) -> None:
+        for family, ends in self.ends.items():
+            before = time.monotonic()
+            left = self.host.left_in_nft(family)
+            after = time.monotonic()
+            early = {
+                a: (left.get(a), end - after) for a, end in ends.items() if left.get(a, 0) < end - after - EXACT_SECONDS
+            }
+            late = {
+                a: (left[a], end - before) for a, end in ends.items() if left.get(a, 0) > end - before + EXACT_SECONDS
+            }
+            assert (early, late) == ({}, {})
+
+
+def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: TransferFactory) -> None:
+    """Connections, transfers, limits, bans, counters and a quota outlive an apply, a rollback, an apply and a confirm."""
+    network, ends, quota = host.network, banned(host), host.quota()
+    crowds = {each: admitted(network, dialer, each, LIMIT + 2) for each in doors(network)}
+    assert [len(crowd) for crowd in crowds.values()] == [LIMIT * SOURCES] * 4
+    transfers = [transfer(each) for crowd in crowds.values() for each in crowd[:TRANSFERS]]
+    quiet = [each for crowd in crowds.values() for each in crowd[TRANSFERS:]]
+    watched = Watched(host, ends, transfers, quiet)
+    assert quota.send(20) == 20
+    with Intruders(network, crowds) as intruders, Strangers(network) as strangers:
+        for command, nft in (("apply", True), ("rollback", False), ("apply", True), ("confirm", True)):
+            host.namespace.run([*MIGRATE, command], env=dict(os.environ))
+            watched.check(nft=nft)
+            assert (command, intruders.admitted) == (command, 0)
+    results = [each.stop() for each in transfers]
+    assert [each for each in results if not each.intact] == []
+    assert (intruders.admitted, intruders.tries > 100) == (0, True)
+    assert (strangers.banned_arrived, strangers.welcome_arrived > 100) == (0, True)
+    assert quota.send(QUOTA // 1000) == QUOTA // 1000 - 20
+    for each, crowd in crowds.items():
+        assert len(living(crowd)) == len(crowd)
+        first = str(each.sources[0])
+        close_all([one for one in crowd if one.local[0] == first][:3])
+        assert room(network, dialer, Door(each.family, each.port, each.sources[:1])) == 3
+
+
+def room(network: Gateway, dialer: Dialer, door: Door) -> int:
+    """How many more connections get in, once the kernel sees that others are gone."""
+    came: list[Connection] = []
+
+    def some() -> bool:
+        came.extend(admitted(network, dialer, door, 3))
+        return len(came) >= 3
+
+    wait_until(some)
+    return len(came) + len(admitted(network, dialer, door, 3))
