@@ -1,4 +1,4 @@
-"""What the move of a running host takes: `nfkeep-migrate apply`, as library and as command, beside `nft -f` of its script.
+"""What the move of a running host takes: `nfkeep-migrate apply`, as library and as command, beside `nft -f` of it.
 
 Run as root: python benchmarks/move.py [--rules 10000] [--elements 100000] [--runs 3]. In a namespace of its own, by
 turns; after each move the host is rolled back, outside of the time taken. Memory is the most that the process had, and
@@ -46,7 +46,7 @@ class Run:
 
 
 def host(rules: int, elements: int) -> Namespace:
-    """One with so many rules in FORWARD, and one more for each of INPUT and FORWARD that looks into a set of that size."""
+    """One with so many rules in FORWARD, and one in INPUT and FORWARD each that looks into a set of that size."""
     namespace = Namespace()
     first = ipaddress.IPv4Address("100.64.0.0")
     members = "".join(f"add {NAME} {first + number} timeout {3600 + number}\n" for number in range(elements))
@@ -119,8 +119,8 @@ def show(found: dict[str, list[Run]]) -> None:
     print(f"{'':<10}{'seconds':>10}{'ratio':>8}{'processor':>12}{'memory':>12}{'of a child':>12}")
     least = statistics.median(run.seconds for run in found["nft -f"])
     for name, runs in found.items():
-        seconds, processor = (statistics.median(each) for each in zip(*((r.seconds, r.processor) for r in runs)))
-        own, child = (max(each) for each in zip(*((r.own, r.child) for r in runs)))
+        seconds, processor = statistics.median(r.seconds for r in runs), statistics.median(r.processor for r in runs)
+        own, child = max(r.own for r in runs), max(r.child for r in runs)
         print(
             f"{name:<10}{seconds:>8.2f} s{seconds / least:>8.2f}{processor:>10.2f} s{own:>8.0f} MiB"
             + (f"{child:>8.0f} MiB" if child else "")

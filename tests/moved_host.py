@@ -223,7 +223,6 @@ class Intruders:
     def __init__(self, network: Gateway, doors: Iterable[Door]) -> None:
         self._network, self._doors = network, tuple(doors)
         self.tries, self.admitted = 0, 0
-        self.by_door = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -243,7 +242,6 @@ class Intruders:
                 found = dial(client, door.family, "tcp", to, door.port, number, source=door.sources, timeout=0.3)
                 self.tries += number
                 self.admitted += len(found)
-                if found: print("IN", __import__("time").time(), door.family, door.port, len(found), [f.local for f in found][:3])
                 abort_all(found)
 
 

@@ -1,7 +1,9 @@
 """Counters of rules that somebody else has made: read by the thousand, and set by putting the same rule in its place.
 
 nft has no command that adds to a rule's counter. What the kernel lists of a rule (nf_tables_fill_rule_info()) it also
-takes as a rule, but for one that looks into a nameless set: such a set belongs to one rule only.
+takes as a rule, with three exceptions. A nameless set belongs to one rule only. Of what writes TCP options it lists
+flags, and refuses to be told any (nft_exthdr_tcp_set_init()). Of what adds to a set without timeouts it lists a timeout
+of 0, and refuses that (nft_dynset_init()).
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ _NLM_F_REPLACE = 0x100
 _TABLE, _CHAIN, _HANDLE, _EXPRESSIONS, _USERDATA = 1, 2, 3, 4, 7  # NFTA_RULE_*
 _NAME, _DATA = 1, 2  # NFTA_EXPR_*
 _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
+_INTO = 1  # NFTA_EXTHDR_DREG
+_TIMEOUT = 6  # NFTA_DYNSET_TIMEOUT
 _NAMELESS = (b"__set", b"__map")
 
 
@@ -44,7 +48,9 @@ class SeenRule:
     @property
     def settable(self) -> bool:
         """Whether `counting` can put it in its own place."""
-        return self.counters is not None and not any(name in self._expressions for name in _NAMELESS)
+        if self.counters is None or any(name in self._expressions for name in _NAMELESS):
+            return False
+        return not _refused(self._expressions)
 
     def counting(self, counters: Counters) -> Message:
         """The message that puts the same rule, with these counters, in its place."""
@@ -111,6 +117,17 @@ def _counter(expressions: bytes) -> tuple[int, Counters | None]:
             counted = dict(attributes(told[_DATA]))
             return at, Counters(int.from_bytes(counted[_PACKETS], "big"), int.from_bytes(counted[_BYTES], "big"))
     return 0, None
+
+
+def _refused(expressions: bytes) -> bool:
+    if b"exthdr\0" not in expressions and b"dynset\0" not in expressions:
+        return False
+    for _, _, expression in attributes_at(expressions):
+        told = dict(attributes(expression))
+        name, data = told[_NAME], dict(attributes(told.get(_DATA, b"")))
+        if (name == b"exthdr\0" and _INTO not in data) or (name == b"dynset\0" and not any(data.get(_TIMEOUT, b""))):
+            return True
+    return False
 
 
 def _attribute_length(data: bytes, at: int) -> int:

@@ -3,17 +3,15 @@ traffic: nothing that it has in memory is lost, nobody who is to stay out gets i
 
 from __future__ import annotations
 
-import json
 import os
 import random
-import re
 import sys
 import time
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
-from moved_host import BEHIND, DIRECT, LIMIT, LOCAL, QUOTA, SECONDS, SPENT, Intruders, MovedHost, Strangers, Door, load
+from moved_host import BEHIND, DIRECT, LIMIT, LOCAL, QUOTA, SECONDS, Door, Intruders, MovedHost, Strangers, load
 from rounds import rounds
 
 from nfkeep import Family
@@ -125,7 +123,7 @@ class Watched:
 
 
 def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: TransferFactory) -> None:
-    """Connections, transfers, limits, bans, counters and a quota outlive an apply, a rollback, an apply and a confirm."""
+    """Connections, transfers, limits, bans, counters and a quota outlive it; connections that end make room again."""
     network, ends, quota = host.network, banned(host), host.quota()
     crowds = {each: admitted(network, dialer, each, LIMIT + 2) for each in doors(network)}
     assert [len(crowd) for crowd in crowds.values()] == [LIMIT * SOURCES] * 4

@@ -22,6 +22,7 @@ from nfkeep.migrate.live.counting import Continuation, final_counters
 from nfkeep.migrate.live.host import read_host, run_nft, run_tool, save_text
 from nfkeep.migrate.live.plan import NFT_FAMILY, ON_THE_WAY, make_plan
 from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
+from nfkeep.migrate.live.recount import counts_anew
 from nfkeep.migrate.source import read_source
 from nfkeep.model import Family
 from nfkeep.xtables.recent import DIRECTORY
@@ -114,7 +115,7 @@ def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> 
     report = parking.count_again(parking.limited(done.legacy), lambda: _load(fresh.script))
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     tell("putting the rules of iptables out of action")
-    parking.park(done.legacy)
+    parking.park(done.legacy, counts_anew(done.nft))
     continued = list(_go_on(fresh))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)

@@ -48,12 +48,16 @@ def count_again(tables: Iterable[Name], load: Callable[[], None]) -> Report | No
     return txs.report
 
 
-def park(tables: Iterable[Name]) -> None:
-    """Put all of these tables out of action, or none."""
+def park(tables: Iterable[Name], anew: Callable[[], None]) -> None:
+    """Put all of these tables out of action, or none.
+
+    Connections are counted again then: `anew` makes the counts of nft begin anew, once nobody can open one.
+    """
     names = [name for name in tables if not is_parked(*name)]
     if not names:
         return
     with transactions(*names) as txs:
+        txs.along = Along(before=anew)
         for table, family in names:
             for chain in _base_chains(table):
                 txs[table, family].insert(chain, PARKED)
