@@ -109,6 +109,8 @@ def status(as_json: bool) -> int:
     print(f"The move is {state}. In force: {' and '.join(force) or 'no rules'}.")
     if left is not None:
         print(f"It is undone in {left:.0f} seconds unless you call: nfkeep-migrate confirm")
+    elif found.limited:
+        print("It was to be undone, but nobody waits for that: call nfkeep-migrate confirm, or nfkeep-migrate rollback")
     for seconds, what in steps:
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))}.{int(seconds % 1 * 1000):03d}  {what}")
     return 0

@@ -51,12 +51,17 @@ class Standing:
     new: bool
 
     @property
-    def running(self) -> bool:
-        """Whether the move is undone by itself if nobody confirms it."""
+    def limited(self) -> bool:
+        """Whether the move is to be undone if nobody confirms it."""
         found = self.record
         return (
             found is not None and found.state == APPLIED and found.deadline is not None and found.boot == record.boot()
         )
+
+    @property
+    def running(self) -> bool:
+        """Whether somebody waits to do so."""
+        return self.limited and record.awaited()
 
 
 def standing() -> Standing:

@@ -146,6 +146,15 @@ def wake() -> None:
             os.close(number)
 
 
+def awaited() -> bool:
+    """Whether somebody waits for the deadline: has the FIFO open to read."""
+    try:
+        os.close(os.open(folder() / _WAKE, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError:  # ENXIO: nobody; ENOENT: nobody ever has
+        return False
+    return True
+
+
 def forget() -> None:
     """Remove everything of this network namespace's move."""
     shutil.rmtree(folder(), ignore_errors=True)
