@@ -137,6 +137,13 @@ class Spender:
         with network.client:
             self._sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in (self._receiver, self._fence, self._sender):
+            each.close()
+
     def send(self, number: int) -> int:
         """How many of so many arrive: all before one that is sent to another port after them."""
         for _ in range(number):

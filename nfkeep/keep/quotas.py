@@ -18,6 +18,7 @@ import attrs
 from nfkeep.keep import rundir
 from nfkeep.keep.observe import Found, Observation, observe
 from nfkeep.keep.report import Fidelity, Outcome
+from nfkeep.model import Rule
 from nfkeep.xtables import quota
 from nfkeep.xtables.entry import with_match
 from nfkeep.xtables.tables import TableHandle
@@ -109,6 +110,22 @@ def carry(handle: TableHandle, now: Observation, pairs: Iterable[Pair]) -> tuple
         carried.append(Carried(new, whole, left, after, exact=not inverted and _counts_all(new)))
     ledger.save()
     return tuple(carried)
+
+
+def from_the_beginning(now: Observation) -> dict[tuple[str, int], Rule]:
+    """By chain and position, the rules of a table with the figure that their counter counts down from.
+
+    Only those in which another one stands, as every replace of ours writes what is left.
+    """
+    ledger, found = Ledger(), {}
+    for each in now.found:
+        for index, match in enumerate(each.entry.matches):
+            if match.name == quota.NAME and not quota.inverted(match):
+                figure = quota.quota(match)
+                whole = ledger.whole(now, each, figure)
+                if figure != whole and each.rule.counters.bytes >= whole - figure:
+                    found[each.chain, each.position] = with_match(each.rule, index, quota.with_quota(match, whole))
+    return found
 
 
 def settle(now: Observation) -> None:

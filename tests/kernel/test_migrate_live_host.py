@@ -124,23 +124,23 @@ class Watched:
 
 def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: TransferFactory) -> None:
     """Connections, transfers, limits, bans, counters and a quota outlive it; connections that end make room again."""
-    network, ends, quota = host.network, banned(host), host.quota()
+    network, ends = host.network, banned(host)
     crowds = {each: admitted(network, dialer, each, LIMIT + 2) for each in doors(network)}
     assert [len(crowd) for crowd in crowds.values()] == [LIMIT * SOURCES] * 4
     transfers = [transfer(each) for crowd in crowds.values() for each in crowd[:TRANSFERS]]
     quiet = [each for crowd in crowds.values() for each in crowd[TRANSFERS:]]
     watched = Watched(host, ends, transfers, quiet)
-    assert quota.send(20) == 20
-    with Intruders(network, crowds) as intruders, Strangers(network) as strangers:
+    with host.quota() as quota, Intruders(network, crowds) as intruders, Strangers(network) as strangers:
+        assert quota.send(20) == 20
         for command, nft in (("apply", True), ("rollback", False), ("apply", True), ("confirm", True)):
             host.namespace.run([*MIGRATE, command], env=dict(os.environ))
             watched.check(nft=nft)
             assert (command, intruders.admitted) == (command, 0)
+        assert quota.send(QUOTA // 1000) == QUOTA // 1000 - 20
     results = [each.stop() for each in transfers]
     assert [each for each in results if not each.intact] == []
     assert (intruders.admitted, intruders.tries > 100) == (0, True)
     assert (strangers.banned_arrived, strangers.welcome_arrived > 100) == (0, True)
-    assert quota.send(QUOTA // 1000) == QUOTA // 1000 - 20
     for each, crowd in crowds.items():
         assert len(living(crowd)) == len(crowd)
         first = str(each.sources[0])

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nfkeep.errors import InvalidRuleError, NfkeepError, PermissionDeniedError, UnsupportedError
+from nfkeep.keep import quotas
+from nfkeep.keep.observe import observe_table
 from nfkeep.migrate.live.stamps import ListEntries, read_list
 from nfkeep.migrate.recent import DEFAULT_NAME
 from nfkeep.migrate.source import read_source, rules_of
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from nfkeep.migrate.source import Source
-    from nfkeep.model import Counters, Table
+    from nfkeep.model import Counters, Rule, Table
 
 _COMPAT = {Family.IPV4: "iptables-nft-save", Family.IPV6: "ip6tables-nft-save"}
 _OTHERS = re.compile(r"^# Table `(\w+)' (?:is incompatible|contains incompatible)", re.MULTILINE)
@@ -110,9 +112,19 @@ def _table_text(table: Table) -> str:
     for chain in table.chains.values():
         counted = _counted(chain.counters) if chain.counters else "[0:0]"
         lines.append(f":{chain.name} {chain.policy or '-'} {counted}")
+    whole = _whole_quotas(table)
     for chain in table.chains.values():
-        lines += [f"{_counted(rule.counters)} -A {chain.name} {rule}".rstrip() for rule in chain.rules]
+        for number, rule in enumerate(chain.rules, 1):
+            written = whole.get((chain.name, number), rule)
+            lines.append(f"{_counted(rule.counters)} -A {chain.name} {written}".rstrip())
     return "\n".join([*lines, "COMMIT", ""])
+
+
+def _whole_quotas(table: Table) -> Mapping[tuple[str, int], Rule]:
+    """Rules in whose quota only a rest stands: with the whole, of which the rule's counter tells what is used up."""
+    if not any("-m quota" in str(rule) for chain in table.chains.values() for rule in chain.rules):
+        return {}
+    return quotas.from_the_beginning(observe_table(table.family, table.name))
 
 
 def _counted(counters: Counters) -> str:
