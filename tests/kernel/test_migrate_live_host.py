@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from limited import Shape
 from moved_host import BEHIND, DIRECT, LIMIT, LOCAL, QUOTA, SECONDS, Door, Intruders, MovedHost, Strangers, load
 from rounds import rounds
 
@@ -19,7 +20,10 @@ from nfkeep.migrate.live import record
 from nfkeep.testing import close_all, living, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
+
+    from limited import Service
 
     from nfkeep.testing import Connection, Gateway, Transfer
     from nfkeep.testing.fixtures import Dialer, EchoServerFactory, GatewayFactory, TransferFactory
@@ -158,3 +162,15 @@ def room(network: Gateway, dialer: Dialer, door: Door) -> int:
 
     wait_until(some)
     return len(came) + len(admitted(network, dialer, door, 3))
+
+
+@pytest.mark.parametrize("family", Family, ids=str)
+def test_who_was_refused_takes_nobodys_place(start_service: Callable[..., Service], family: Family) -> None:
+    """Attempts that were refused right before stay in the kernel's lists: no live connection is closed or left out."""
+    service = start_service(Shape("TCP INPUT", family))
+    live = service.dial()
+    for command in ("apply", "rollback", "apply"):
+        assert len(service.dial()) == 0
+        service.gateway.run([*MIGRATE, command], env=dict(os.environ))
+        assert len(service.dial()) == 0
+        assert len(living(live)) == LIMIT
