@@ -116,8 +116,9 @@ def apply(plan: Plan, tell: Callable[[str], None], *, seconds: float | None = No
 
 def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> Report:
     tell("loading nft's rules, and counting connections again")
-    fresh = make_plan(read_host())  # what has been counted since, and who was seen
-    report = parking.count_again(parking.limited(done.legacy), lambda: _load(fresh.script))
+    fresh = make_plan(read_host(), look=False)  # what has been counted since, and who was seen
+    script = fresh.script
+    report = parking.count_again(parking.limited(done.legacy), lambda: _load(script))
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     tell("putting the rules of iptables out of action")
     parking.park(done.legacy, counts_anew(done.nft))

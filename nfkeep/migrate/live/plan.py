@@ -106,13 +106,16 @@ class Plan:
         )
 
 
-def make_plan(host: Host) -> Plan:
-    """The plan for a host that was read. Raises InvalidRuleError for rules that cannot be read."""
+def make_plan(host: Host, *, look: bool = True) -> Plan:
+    """The plan for a host that was read; with `look`, also what is in its way: nft looks at the script for that.
+
+    Raises InvalidRuleError for rules that cannot be read.
+    """
     translations = {family: translate(text, family, ipsets=host.ipsets) for family, text in host.rules.items()}
     outcomes = [each for family, text in host.rules.items() for each in _outcomes(host, text, family)]
     chains = [c.name for f, text in host.rules.items() for t in read_source(text, f).tables for c in t.chains]
     plan = Plan(host, MappingProxyType(translations), tuple(outcomes), MappingProxyType(owners(chains)))
-    return attrs.evolve(plan, obstacles=tuple(_obstacles(plan)))
+    return attrs.evolve(plan, obstacles=tuple(_obstacles(plan))) if look else plan
 
 
 def _obstacles(plan: Plan) -> Iterator[str]:
