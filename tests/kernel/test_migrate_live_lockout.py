@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from nfkeep.namespaces import Namespace
     from nfkeep.testing import Gateway
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
 SSHD, PORT = Path("/usr/sbin/sshd"), 2022
 MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]

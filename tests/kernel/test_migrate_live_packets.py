@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from nfkeep.namespaces import Namespace
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
 MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]
 ACCEPTED, MARKED = 7001, 7002

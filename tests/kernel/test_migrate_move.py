@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from nfkeep.namespaces import Namespace
 
-pytestmark = pytest.mark.kernel
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
 
 SHAPES = [
     Shape("IPv4 TCP INPUT"),
@@ -376,7 +376,7 @@ def test_killed_at_any_moment(mover: Mover) -> None:
     mover("rollback")
     took = (time.monotonic() - started) / 2
     chance = random.Random(7)
-    for _ in range(rounds(20)):
+    for _ in range(rounds(12)):
         for command in ("apply", "rollback"):
             process = mover.namespace.popen([*MIGRATE, command], env=dict(os.environ))
             time.sleep(chance.uniform(0.3, 1.0) * took)  # the moment is what is tried here
