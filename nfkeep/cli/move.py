@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
@@ -46,9 +47,8 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
     with record.locked(wait=False):
         made = make_plan(read_host())
         cutover.check(made, accept_losses=accept_losses)
-        if seconds is not None:
-            watch.start(seconds, probe)
-        report = cutover.apply(made, _tell_step, seconds=seconds)
+        waiting = None if seconds is None else functools.partial(watch.start, seconds, probe)
+        report = cutover.apply(made, _tell_step, seconds=seconds, watch=waiting)
     _tell(report)
     if seconds is None:
         print("The rules of nft are in force. Now: nfkeep-migrate confirm, or nfkeep-migrate rollback")

@@ -18,8 +18,10 @@ from flood import PAYLOADS, Flood
 from limited import LIMIT, Service, Shape
 from rounds import rounds
 
-from nfkeep import Family
-from nfkeep.migrate.live import record
+from nfkeep import Family, NfkeepError
+from nfkeep.migrate.live import cutover, record
+from nfkeep.migrate.live.host import read_host
+from nfkeep.migrate.live.plan import make_plan
 from nfkeep.testing import close_all, living, wait_until
 
 if TYPE_CHECKING:
@@ -238,6 +240,27 @@ def test_nobody_confirms(mover: Mover) -> None:
     mover("apply", "--confirm", "1")
     assert wait_until(lambda: mover.force() == OLD, timeout=20.0)
     assert mover.nft() == ""
+
+
+def test_nobody_confirms_the_second_time(mover: Mover) -> None:
+    """A move that was undone before is no reason for the watch to go home."""
+    mover("apply")
+    mover("rollback")
+    mover("apply", "--confirm", "1")
+    assert wait_until(lambda: mover.force() == OLD, timeout=20.0)
+
+
+def test_nobody_can_wait(mover: Mover) -> None:
+    """Where no watch can be started, nothing is moved."""
+    before = without_counters(mover.legacy())
+
+    def failing() -> None:
+        raise NfkeepError("no watch")
+
+    with mover.namespace, record.locked(), pytest.raises(NfkeepError, match="no watch"):
+        cutover.apply(make_plan(read_host()), lambda _: None, seconds=300.0, watch=failing)
+    assert (mover.force(), mover.nft(), without_counters(mover.legacy())) == (OLD, "", before)
+    assert mover.status()["state"] == "rolled back"
 
 
 def test_somebody_confirms(mover: Mover) -> None:

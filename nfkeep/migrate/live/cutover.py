@@ -19,7 +19,7 @@ from nfkeep.keep.report import Fidelity, Outcome, Report
 from nfkeep.migrate.live import parking, record
 from nfkeep.migrate.live.carried import carried_lists
 from nfkeep.migrate.live.counting import Continuation, final_counters
-from nfkeep.migrate.live.host import read_host, run_nft, run_tool, save_text
+from nfkeep.migrate.live.host import nft_tables, read_host, run_nft, run_tool, save_text
 from nfkeep.migrate.live.plan import NFT_FAMILY, ON_THE_WAY, make_plan
 from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
 from nfkeep.migrate.live.recount import counts_anew
@@ -94,11 +94,18 @@ def check(plan: Plan, *, accept_losses: bool = False) -> None:
         raise NfkeepError("some rules cannot be expressed in nft; `nfkeep-migrate plan` lists them")
 
 
-def apply(plan: Plan, tell: Callable[[str], None], *, seconds: float | None = None) -> Report:
+def apply(
+    plan: Plan,
+    tell: Callable[[str], None],
+    *,
+    seconds: float | None = None,
+    watch: Callable[[], object] | None = None,
+) -> Report:
     """Move the host: nft's rules come into force beside those of iptables, which are put out of action then.
 
-    `seconds`: undo it after so long unless it is confirmed; somebody has to watch for that (see `watch`). The caller
-    has the record's lock, and has called `check`. What fails is undone, and raised.
+    `seconds`: to be undone after so long unless it is confirmed; `watch` starts who sees to that, once the move is on
+    record and before anything is changed. The caller has the record's lock, and has called `check`. What fails is
+    undone, and raised.
     """
     legacy = tuple(
         (table.name, family) for family, text in plan.host.rules.items() for table in read_source(text, family).tables
@@ -108,6 +115,8 @@ def apply(plan: Plan, tell: Callable[[str], None], *, seconds: float | None = No
     done = Record(APPLYING, legacy, plan.tables).stepped("what is there is on the disk")
     record.save(done)
     try:
+        if watch is not None:
+            watch()
         return _moved(done, seconds, tell)
     except BaseException:
         _undo(done)
@@ -256,7 +265,7 @@ def _present(done: Record) -> list[tuple[str, Family]]:
 
 
 def _is_loaded(done: Record) -> bool:
-    there = set(read_host().nft_tables)
+    there = set(nft_tables())
     return bool(done.nft) and all(each in there for each in done.nft)
 
 

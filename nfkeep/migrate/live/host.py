@@ -51,7 +51,7 @@ def read_host() -> Host:
     """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words."""
     rules = {family: text for family in Family if (text := save_text(family))}
     ipsets = run_tool(["ipset", "save"]) if any(map(_looks_into_sets, rules.values())) else ""
-    return Host(MappingProxyType(rules), ipsets, MappingProxyType(_lists(rules)), tuple(_nft_tables()))
+    return Host(MappingProxyType(rules), ipsets, MappingProxyType(_lists(rules)), tuple(nft_tables()))
 
 
 def save_text(family: Family) -> str:
@@ -151,7 +151,8 @@ def lists_named(source: Source) -> Iterator[tuple[str, str]]:
                 yield behind[behind.index("--name") + 1] if "--name" in behind else DEFAULT_NAME, table.name
 
 
-def _nft_tables() -> Iterator[tuple[str, str]]:
+def nft_tables() -> Iterator[tuple[str, str]]:
+    """The tables of nft that are there, as (family, name)."""
     listing = json.loads(run_tool(["nft", "-j", "list", "tables"]))
     for each in listing["nftables"]:
         if table := each.get("table"):

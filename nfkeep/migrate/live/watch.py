@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PROBE_SECONDS = 1.0
-"""A probe is run so often, and may take so long."""
+"""A probe is run so often; one that takes five times as long has failed."""
 
 _LOG = "watch.log"
 
@@ -52,7 +52,7 @@ def start(seconds: float, probe: str) -> None:
 
 
 def watch(seconds: float, probe: str = "") -> None:
-    """Wait until the move is confirmed or undone, and undo it if its time is over or the probe fails.
+    """Wait until the move that is on record is confirmed or undone, and undo it if its time is over or the probe fails.
 
     `seconds`: for how long to wait in all for the move to be made, should the one that makes it die.
     """
@@ -64,7 +64,7 @@ def watch(seconds: float, probe: str = "") -> None:
         _close_stdin()
         while True:
             state, deadline = _state(latest)
-            if state not in (APPLYING, APPLIED, ""):
+            if state not in (APPLYING, APPLIED):
                 return
             left = deadline - time.monotonic()
             failed = bool(words) and state == APPLIED and not probed(words)
