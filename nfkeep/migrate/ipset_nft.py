@@ -31,6 +31,10 @@ TYPES = frozenset(
     hash:ip,port,ip hash:ip,port,net hash:net,port,net hash:ip,mark hash:net,iface""".split()  # noqa: SIM905
 )
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+_ADDRESS = re.compile(rf"(?!0\.0\.0\.0$){_BYTE}(?:\.{_BYTE}){{3}}", re.ASCII)
+"""One of IPv4 as everybody writes it, but the one that ipset takes for none."""
+
 _DEFAULT_SIZE = 65536
 _LINE = 110
 FOR_EVER = 100 * 365 * 86400
@@ -188,23 +192,27 @@ def _entries(ipset: IpSet, *, nomatch: bool) -> Iterator[Entry]:
         yield from _entries_with_interfaces(ipset, nomatch=nomatch)
         return
     groups: dict[tuple[str, ...], list[tuple[list[tuple[int, int, int]], Element]]] = {}
+    fields, plain = ipset.fields, ipset.kind == "hash:ip" and not {"netmask", "bitmask"} & ipset.options.keys()
     for element in ipset.elements:
-        if len(element.parts) != len(ipset.fields):
+        if plain and _ADDRESS.fullmatch(element.parts[0]) and len(element.parts) == 1:  # by the hundred thousand
+            groups[element.parts] = [([], element)]
+            continue
+        if len(element.parts) != len(fields):
             raise Lost(f"the element {','.join(element.parts)} takes what is missing from the first packet")
-        parts = list(zip(ipset.fields, element.parts, strict=True))
+        parts = list(zip(fields, element.parts, strict=True))
         exact = [_exact(ipset, field, part, element) for field, part in parts if field != "net"]
         nets = [networks(part, v6=ipset.v6) for field, part in parts if field == "net"]
         for values in itertools.product(*exact):
             for combination in itertools.product(*nets):
                 groups.setdefault(values, []).append((list(combination), element))
     for values, members in groups.items():
-        if "net" not in ipset.fields:
+        if "net" not in fields:
             element = members[-1][1]
             yield Entry(values, element.timeout, element)
             continue
         for ranges, timeout, same in _apart(members, nomatch=nomatch):
             following, texts = iter(values), iter(range_text(*each, v6=ipset.v6) for each in ranges)
-            columns = tuple(next(texts) if field == "net" else next(following) for field in ipset.fields)
+            columns = tuple(next(texts) if field == "net" else next(following) for field in fields)
             yield Entry(columns, timeout, same)
 
 
