@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.live.host import lists_named
+from nfkeep.migrate.live.host import lists_named, source_of
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.placement import place_tables
 from nfkeep.migrate.recent import DEFAULT_NAME, Asked, RecentList
-from nfkeep.migrate.source import read_source
 from nfkeep.migrate.survey import Survey
 from nfkeep.model import Family
 
@@ -23,7 +22,7 @@ _AT_ONCE = 1000
 
 def carried_lists(text: str, family: Family) -> Iterator[tuple[str, str, RecentList]]:
     """The lists that rules of this text name: the name, the nft table in which its sets are, and those sets."""
-    source = read_source(text, family)
+    source = source_of(text, family)
     survey = Survey(source)
     tables = {table.name: place.name for place in place_tables(source) for table in place.tables}
     for name, of in dict(lists_named(source)).items():

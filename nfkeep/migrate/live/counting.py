@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.migrate.live.host import run_nft
-from nfkeep.migrate.source import read_source
+from nfkeep.migrate.live.host import run_nft, source_of
 from nfkeep.model import Counters, Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
@@ -39,7 +38,7 @@ Where = tuple[str, str, int]
 def final_counters(text: str, family: Family, *, without: frozenset[str] = frozenset()) -> dict[Where, Counters]:
     """What rules and policies have counted by iptables-save text, but for the rules that say `without`."""
     found: dict[Where, Counters] = {}
-    for table in read_source(text, family).tables:
+    for table in source_of(text, family).tables:
         for chain in table.chains:
             kept = [rule for rule in chain.rules if not any(each in rule.text for each in without)]
             for number, rule in enumerate(kept):
@@ -130,7 +129,7 @@ def _replaced(line: Line, rule: SeenRule, total: Counters) -> str:
 def _lines_of(text: str, family: Family) -> dict[int, Where]:
     """Which rule or policy is on a line of the source."""
     found: dict[int, Where] = {}
-    for table in read_source(text, family).tables:
+    for table in source_of(text, family).tables:
         for chain in table.chains:
             found.update({rule.line: (table.name, chain.name, n) for n, rule in enumerate(chain.rules)})
             if chain.policy is not None:

@@ -19,11 +19,10 @@ from nfkeep.keep.report import Fidelity, Outcome, Report
 from nfkeep.migrate.live import parking, record
 from nfkeep.migrate.live.carried import carried_lists
 from nfkeep.migrate.live.counting import Continuation, final_counters
-from nfkeep.migrate.live.host import nft_tables, read_host, run_nft, run_tool, save_text
+from nfkeep.migrate.live.host import nft_tables, read_host, run_nft, run_tool, save_text, source_of
 from nfkeep.migrate.live.plan import NFT_FAMILY, ON_THE_WAY, make_plan
 from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
 from nfkeep.migrate.live.recount import counts_anew
-from nfkeep.migrate.source import read_source
 from nfkeep.model import Family
 from nfkeep.xtables.recent import DIRECTORY
 from nfkeep.xtables.tables import in_use
@@ -108,7 +107,7 @@ def apply(
     undone, and raised.
     """
     legacy = tuple(
-        (table.name, family) for family, text in plan.host.rules.items() for table in read_source(text, family).tables
+        (table.name, family) for family, text in plan.host.rules.items() for table in source_of(text, family).tables
     )
     before = {_FILES[family]: text for family, text in plan.host.rules.items()}
     record.begin({**before, "ipset.save": plan.host.ipsets, "new.nft": plan.script})

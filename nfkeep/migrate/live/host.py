@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import shutil
@@ -52,6 +53,12 @@ def read_host() -> Host:
     rules = {family: text for family in Family if (text := save_text(family))}
     ipsets = run_tool(["ipset", "save"]) if any(map(_looks_into_sets, rules.values())) else ""
     return Host(MappingProxyType(rules), ipsets, MappingProxyType(_lists(rules)), tuple(nft_tables()))
+
+
+@functools.lru_cache(maxsize=4)
+def source_of(text: str, family: Family) -> Source:
+    """The same as `read_source`, which several want to know of the same host's rules."""
+    return read_source(text, family)
 
 
 def save_text(family: Family) -> str:
@@ -137,7 +144,7 @@ def _looks_into_sets(text: str) -> bool:
 
 def _lists(rules: Mapping[Family, str]) -> dict[str, ListEntries]:
     clock = read_clock()
-    names = {name for family, text in rules.items() for name, _ in lists_named(read_source(text, family))}
+    names = {name for family, text in rules.items() for name, _ in lists_named(source_of(text, family))}
     read = {name: read_list(name, clock) for name in sorted(names)}
     return {name: entries for name, entries in read.items() if entries is not None}
 

@@ -15,9 +15,9 @@ from nfkeep.errors import NfkeepError
 from nfkeep.keep.health_owners import owners
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.live.carried import carried_lists, elements
-from nfkeep.migrate.live.host import managed_by_iptables_nft, run_nft
+from nfkeep.migrate.live.host import managed_by_iptables_nft, run_nft, source_of
 from nfkeep.migrate.placement import place_tables
-from nfkeep.migrate.source import read_source, rules_of
+from nfkeep.migrate.source import rules_of
 from nfkeep.migrate.translation import Translation, translate
 from nfkeep.model import Family
 
@@ -81,7 +81,7 @@ class Plan:
         return tuple(
             (NFT_FAMILY[family], place.name)
             for family, text in self.host.rules.items()
-            for place in place_tables(read_source(text, family))
+            for place in place_tables(source_of(text, family))
         )
 
     @property
@@ -113,7 +113,7 @@ def make_plan(host: Host, *, look: bool = True) -> Plan:
     """
     translations = {family: translate(text, family, ipsets=host.ipsets) for family, text in host.rules.items()}
     outcomes = [each for family, text in host.rules.items() for each in _outcomes(host, text, family)]
-    chains = [c.name for f, text in host.rules.items() for t in read_source(text, f).tables for c in t.chains]
+    chains = [c.name for f, text in host.rules.items() for t in source_of(text, f).tables for c in t.chains]
     plan = Plan(host, MappingProxyType(translations), tuple(outcomes), MappingProxyType(owners(chains)))
     return attrs.evolve(plan, obstacles=tuple(_obstacles(plan))) if look else plan
 
@@ -140,7 +140,7 @@ def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
     for name in sorted(carried & host.recent.keys()):
         yield _list(name, family, len(host.recent[name]))
     numbers: dict[tuple[str, str], int] = {}
-    for table, chain, rule in rules_of(read_source(text, family)):
+    for table, chain, rule in rules_of(source_of(text, family)):
         number = numbers[table.name, chain.name] = numbers.get((table.name, chain.name), 0) + 1
         for word, kind in zip(rule.words, rule.words[1:], strict=False):
             where = f"{family} {table.name} {chain.name} rule {number}"
