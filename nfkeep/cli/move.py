@@ -67,11 +67,14 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
 def confirm(config: Path | None, no_config: bool) -> int:
     """Keep the rules of nft, take those of iptables out, and have nft's loaded at the next boot."""
     with record.locked():
+        own = record.folder().name == record.HOST
+        path = config or (persist.CONFIGURATION if own and not no_config else None)
+        if path is not None:
+            persist.check(path)
         cutover.confirm()
         done = ["Confirmed: the rules of iptables are taken out."]
-        own = record.folder().name == record.HOST
-        if config is not None or (own and not no_config):
-            done += persist.write(config or persist.CONFIGURATION)
+        if path is not None:
+            done += persist.write(path)
         if own and config is None and not no_config:
             done += persist.switch_services()
     print(*done, sep="\n")

@@ -235,6 +235,14 @@ def test_after_the_next_boot(mover: Mover, tmp_path: Path) -> None:
     assert "ip saddr 192.0.2.1" in rules
 
 
+def test_a_file_that_cannot_be_written(mover: Mover, tmp_path: Path) -> None:
+    """Nothing is confirmed then."""
+    mover("apply")
+    done = mover("confirm", "--config", str(tmp_path / "missing" / "nftables.conf"), check=False)
+    assert (done.returncode, "cannot be written" in done.stderr) == (1, True)
+    assert mover.status()["state"] == "applied"
+
+
 def test_nobody_confirms(mover: Mover) -> None:
     """The move is undone in time, by a process that does not go with the one that has started it."""
     mover("apply", "--confirm", "1")

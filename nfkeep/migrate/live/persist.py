@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from nfkeep.errors import NfkeepError, PermissionDeniedError
+from nfkeep.migrate.live import durable
 from nfkeep.migrate.live.host import run_nft, run_tool
 
 CONFIGURATION = Path("/etc/nftables.conf")
@@ -27,6 +28,12 @@ flush ruleset
 """
 
 
+def check(path: Path) -> None:
+    """Raise NfkeepError where `write` could not write, before anything is confirmed."""
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise NfkeepError(f"{path} cannot be written: its folder is missing, or not for us to write in")
+
+
 def write(path: Path = CONFIGURATION) -> list[str]:
     """Write all that nft has in force now to `path`, without what it has counted; what was there is kept beside it.
 
@@ -39,12 +46,7 @@ def write(path: Path = CONFIGURATION) -> list[str]:
         if path.exists() and not (backup := _backup(path)).exists():
             shutil.copy2(path, backup)
             done.append(f"What was in {path} is in {backup}.")
-        unfinished = path.with_name(f"{path.name}.new")
-        with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o755), "wb") as file:
-            file.write(text.encode(errors="surrogateescape"))
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
+        durable.write(path, text, 0o755)
     except PermissionError:
         raise PermissionDeniedError(f"writing {path}", "root") from None
     except OSError as error:

@@ -19,6 +19,7 @@ import attrs
 
 from nfkeep.errors import NfkeepError, PermissionDeniedError
 from nfkeep.keep import rundir
+from nfkeep.migrate.live import durable
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def save(record: Record) -> None:
     """Write the record; when this returns it is on the disk."""
     content = attrs.asdict(record)
     content["legacy"] = [(table, family.name) for table, family in record.legacy]
-    _write(folder() / _NAME, json.dumps(content, indent=2) + "\n")
+    durable.write(folder() / _NAME, json.dumps(content, indent=2) + "\n")
 
 
 def begin(before: Mapping[str, str]) -> None:
@@ -117,7 +118,7 @@ def begin(before: Mapping[str, str]) -> None:
             if each.name not in (_LOCK, _WAKE):
                 each.unlink()
     for name, text in before.items():
-        _write(_made(place) / name, text)
+        durable.write(_made(place) / name, text)
 
 
 def kept(name: str) -> str:
@@ -170,17 +171,3 @@ def _made(place: Path) -> Path:
             f"the directory {place} cannot be made: {error.strerror}; the environment variable {VARIABLE} names another"
         ) from None
     return place
-
-
-def _write(path: Path, text: str) -> None:
-    unfinished = path.with_name(f"{path.name}.new")
-    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-        file.write(text.encode(errors="surrogateescape"))
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
