@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nfkeep import Family
+from nfkeep.migrate.source import read_source
 from nfkeep.migrate.verify import Harness, Packet, Refused, verify
+from nfkeep.migrate.verify.derive import packets_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -341,6 +343,17 @@ def test_takes_packets_of_ones_own(harnesses: dict[Family, Harness]) -> None:
     packet = Packet(V4, "in0", None, "192.0.2.1", "192.0.2.2", dport=80, sport=1234)
     found = harnesses[V4].compare(source("INPUT -p tcp -j DROP", "filter"), "", [packet])
     assert [(each.packet, str(each.legacy)[:7]) for each in found.differences] == [(packet, "dropped")]
+
+
+@pytest.mark.parametrize("family", [V4, V6], ids=str)
+def test_tagged_frames(harnesses: dict[Family, Harness], family: Family) -> None:
+    """One with a priority alone meets the rules; one of a VLAN that the host has no interface for does not."""
+    ends = ("192.0.2.1", "192.0.2.2") if family is V4 else ("2001:db8:7::1", "2001:db8:7::2")
+    packets = [Packet(family, "in0", None, *ends, sport=1, dport=2, tag=tag) for tag in (None, 0x6000, 5)]
+    found = harnesses[family].compare(source("INPUT -p tcp -j DROP", "filter"), "", packets)
+    assert [each.number for each in found.differences] == [0, 1]
+    derived = packets_for(read_source(source("INPUT -p tcp -j DROP", "filter"), family), 60, 1)
+    assert {0x6000, 5} <= {each.tag for each in derived}
 
 
 def test_interfaces_that_cannot_be(harnesses: dict[Family, Harness]) -> None:

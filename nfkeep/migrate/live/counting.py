@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 _AT_ONCE = 10
 """Rules that are set in one go: more of them, and more packets would pass meanwhile."""
 
-NFPROTO = {Family.IPV4: 2, Family.IPV6: 10}
-"""linux/netfilter.h."""
-
 Where = tuple[str, str, int]
 """Table, chain and place in it, from 0; the policy is behind the last rule."""
 
@@ -57,7 +54,7 @@ class Continuation:
     def __init__(self, translation: Translation, text: str, family: Family) -> None:
         self._translation, self._lines = translation, _lines_of(text, family)
         self._opened = BatchSocket()
-        number = NFPROTO[family]
+        number = family.value
         listed = {table.name: list_rules(self._opened, number, table.name) for table in translation.tables}
         self._there = {table: seen(number, rules) for table, rules in listed.items()}
 
@@ -122,7 +119,7 @@ def _replaced(line: Line, rule: SeenRule, total: Counters) -> str:
     """The command of nft that puts the same rule, with this counter, in its place: for one with a nameless set."""
     counter = f"counter packets {total.packets} bytes {total.bytes}"
     text = " ".join(counter if _is_counter(part) else str(part) for part in line.parts)
-    family = "ip6" if rule.family == NFPROTO[Family.IPV6] else "ip"
+    family = "ip6" if rule.family == Family.IPV6.value else "ip"
     return f"replace rule {family} {rule.table} {rule.chain} handle {rule.handle} {text}\n"
 
 

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 _LEAST = 6
 _CAN_BE_EMPTY = frozenset({wire.TCP, wire.UDP, wire.UDPLITE, wire.ICMP, wire.ICMPV6, wire.GRE})
+_PRIORITY, _VLAN = 3 << 13, 5
+"""Tags: the kernel takes a frame with a priority alone for one without (VLAN 0), that of a VLAN for somebody else's."""
+
 _FIELDS = {each.name for each in attrs.fields(Packet)}
 _WHERE: dict[Hook, tuple[dict[str, object], ...]] = {
     Hook.PREROUTING: ({"enters": "in0", "leaves": None}, {"enters": "in0", "leaves": "out0"}),
@@ -153,9 +156,9 @@ def _asked(conditions: Sequence[Word]) -> int | None:
 
 
 def _always(family: Family, protocol: int | None, odd: bool) -> list[Mapping[str, object]]:
-    """What is tried with every rule: fragments, headers in front, other protocols, states."""
+    """What is tried with every rule: fragments, tagged frames, headers in front, other protocols, states."""
     source, destination = ELSEWHERE[family]
-    found: list[Mapping[str, object]] = [{"fragment": 2}, {"fragment": 0, "more": True}]
+    found: list[Mapping[str, object]] = [{"fragment": 2}, {"fragment": 0, "more": True}, {"tag": _PRIORITY}]
     if family is Family.IPV6:
         padding = wire.options_header()
         found.append({"extensions": ((wire.HOP_BY_HOP, padding), (wire.DESTINATION, padding))})
@@ -170,6 +173,7 @@ def _always(family: Family, protocol: int | None, odd: bool) -> list[Mapping[str
     found += [{"flags": wire.RST, "protocol": wire.TCP}, {"protocol": 99}]
     if protocol in _CAN_BE_EMPTY:
         found.append({"payload": b""})
+    found.append({"tag": _VLAN})
     if odd:
         found.insert(0, {"cut": 2})
         if family is Family.IPV6:

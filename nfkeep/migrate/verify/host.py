@@ -219,7 +219,8 @@ class Host:
     def _frame(self, packet: Packet, own: bytes) -> bytes:
         kind = 0x86DD if self.family is Family.IPV6 else 0x0800
         source = packet.source_mac if not packet.mark else MARKS_IN + struct.pack("=I", packet.mark)
-        return (packet.destination_mac or own) + source + struct.pack("!H", kind) + packet.bytes
+        tag = b"" if packet.tag is None else struct.pack("!HH", 0x8100, packet.tag)
+        return (packet.destination_mac or own) + source + tag + struct.pack("!H", kind) + packet.bytes
 
     def _send_own(self, packet: Packet) -> None:
         sender = self._raw.get((packet.uid, packet.gid, packet.mark))

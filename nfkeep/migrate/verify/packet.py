@@ -16,6 +16,7 @@ class Packet:
     `enters`: the interface that it is received on; None for one that the host sends itself, from a raw socket.
     `leaves`: the interface that its destination is routed to; None where the destination is the host itself.
     `back`: the interface that its source is routed to, if not the one that it is received on.
+    `tag`: the control information of an 802.1Q tag on its frame, priority and VLAN; None without one.
     """
 
     family: Family
@@ -54,6 +55,7 @@ class Packet:
     flow_label: int = 0
     source_mac: bytes = bytes.fromhex("020000aa0001")
     destination_mac: bytes | None = None
+    tag: int | None = None
     mark: int = 0
     uid: int = 0
     gid: int = 0
@@ -67,6 +69,8 @@ class Packet:
         where = f"received on {self.enters}" if self.enters else "sent by the host itself"
         if self.enters is None and (self.uid or self.gid):
             where += f" (uid {self.uid}, gid {self.gid})"
+        if self.tag is not None:
+            where += f" (priority {self.tag >> 13}, VLAN {self.tag & 0xFFF})"
         if self.mark:
             where += f" (mark {self.mark:#x})"
         towards = f", routed to {self.leaves}" if self.leaves else ", to the host itself"
