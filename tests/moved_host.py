@@ -224,12 +224,11 @@ class Door:
     sources: tuple[IPAddress, ...]
 
 
-class Intruders:
-    """A thread that dials, again and again, one connection more from each source."""
+class Again:
+    """A thread that does the same again and again, inside the block; it lets others have the machine in between."""
 
-    def __init__(self, network: Gateway, doors: Iterable[Door]) -> None:
-        self._network, self._doors = network, tuple(doors)
-        self.tries, self.admitted = 0, 0
+    def __init__(self, pause_seconds: float) -> None:
+        self._pause_seconds = pause_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -242,20 +241,37 @@ class Intruders:
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(0.02):  # the machine has others to serve
-            for door in self._doors:
-                to, number = self._network.gateway_address(door.family), len(door.sources)
-                client = self._network.client
-                found = dial(client, door.family, "tcp", to, door.port, number, source=door.sources, timeout=0.3)
-                self.tries += number
-                self.admitted += len(found)
-                abort_all(found)
+        while not self._stop.wait(self._pause_seconds):
+            self.once()
+
+    def once(self) -> None:
+        """What it does."""
+        raise NotImplementedError
 
 
-class Strangers:
+class Intruders(Again):
+    """A thread that dials, again and again, one connection more from each source."""
+
+    def __init__(self, network: Gateway, doors: Iterable[Door]) -> None:
+        super().__init__(0.02)
+        self._network, self._doors = network, tuple(doors)
+        self.tries, self.admitted = 0, 0
+
+    def once(self) -> None:
+        for door in self._doors:
+            to, number = self._network.gateway_address(door.family), len(door.sources)
+            client = self._network.client
+            found = dial(client, door.family, "tcp", to, door.port, number, source=door.sources, timeout=0.3)
+            self.tries += number
+            self.admitted += len(found)
+            abort_all(found)
+
+
+class Strangers(Again):
     """A thread that sends datagrams: from the client's last four addresses, which are banned, and its first."""
 
     def __init__(self, network: Gateway) -> None:
+        super().__init__(0.001)
         self.banned_arrived, self.welcome_arrived = 0, 0
         self._pairs: list[tuple[list[socket.socket], socket.socket]] = []
         for family in Family:
@@ -269,28 +285,20 @@ class Strangers:
                 senders[-1].bind((str(address), 0))
                 senders[-1].connect(receiver.getsockname()[:2])
             self._pairs.append((senders, receiver))
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
 
     def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
+        super().__exit__()
         for senders, receiver in self._pairs:
             for each in (*senders, receiver):
                 each.close()
 
-    def _run(self) -> None:
-        while not self._stop.wait(0.001):
-            for senders, receiver in self._pairs:
-                for number, sender in enumerate(senders):
-                    sender.send(bytes([number]))
-                with contextlib.suppress(BlockingIOError):
-                    while True:
-                        if receiver.recv(10, socket.MSG_DONTWAIT)[0]:
-                            self.banned_arrived += 1
-                        else:
-                            self.welcome_arrived += 1
+    def once(self) -> None:
+        for senders, receiver in self._pairs:
+            for number, sender in enumerate(senders):
+                sender.send(bytes([number]))
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    if receiver.recv(10, socket.MSG_DONTWAIT)[0]:
+                        self.banned_arrived += 1
+                    else:
+                        self.welcome_arrived += 1

@@ -1,4 +1,4 @@
-"""Starts the services that the tests of this folder work with."""
+"""Starts the services that the tests of this folder work with, and gives them directories of their own."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ from nfkeep import Family
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from nfkeep.testing.fixtures import Dialer, EchoServerFactory, GatewayFactory
+
+
+@pytest.fixture
+def own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks and records of this test alone."""
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
+    monkeypatch.setenv("NFKEEP_RUN_DIRECTORY", str(tmp_path / "run"))
+    monkeypatch.setenv("NFKEEP_STATE_DIRECTORY", str(tmp_path / "state"))
 
 
 @pytest.fixture

@@ -16,19 +16,17 @@ from moved_host import BEHIND, DIRECT, LIMIT, LOCAL, QUOTA, SECONDS, Door, Intru
 from rounds import rounds
 
 from nfkeep import Family
-from nfkeep.migrate.live import record
 from nfkeep.testing import close_all, living, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from limited import Service
 
     from nfkeep.testing import Connection, Gateway, Transfer
     from nfkeep.testing.fixtures import Dialer, EchoServerFactory, GatewayFactory, TransferFactory
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600), pytest.mark.usefixtures("own_directories")]
 
 MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]
 RULES, SOURCES, LISTS = rounds(500), rounds(8), rounds(20)
@@ -36,14 +34,6 @@ RULES, SOURCES, LISTS = rounds(500), rounds(8), rounds(20)
 IN_A_LIST, IN_A_SET = 90, 2000
 TRANSFERS = 4
 EXACT_SECONDS = 2.0
-
-
-@pytest.fixture(autouse=True)
-def state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks and records of this test alone."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    monkeypatch.setenv("NFKEEP_RUN_DIRECTORY", str(tmp_path / "run"))
-    monkeypatch.setenv(record.VARIABLE, str(tmp_path / "state"))
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ import attrs
 import pytest
 
 from nfkeep import Family
-from nfkeep.migrate.live import record
 from nfkeep.testing import wait_until
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from nfkeep.namespaces import Namespace
     from nfkeep.testing import Gateway
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600), pytest.mark.usefixtures("own_directories")]
 
 SSHD, PORT = Path("/usr/sbin/sshd"), 2022
 MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]
@@ -44,14 +43,6 @@ PasswordAuthentication no
 """
 # sshd wants this directory; the mount is its own.
 IN_ITS_OWN_RUN = "mount -t tmpfs tmpfs /run && mkdir -m 755 /run/sshd && exec {sshd} -D -e -f {folder}/config"
-
-
-@pytest.fixture(autouse=True)
-def state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks and records of this test alone."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    monkeypatch.setenv("NFKEEP_RUN_DIRECTORY", str(tmp_path / "run"))
-    monkeypatch.setenv(record.VARIABLE, str(tmp_path / "state"))
 
 
 @attrs.frozen

@@ -18,17 +18,15 @@ import attrs
 import pytest
 
 from nfkeep import Family
-from nfkeep.migrate.live import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
     from multiprocessing.synchronize import Event
-    from pathlib import Path
 
     from nfkeep.namespaces import Namespace
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600), pytest.mark.usefixtures("own_directories")]
 
 MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]
 ACCEPTED, MARKED = 7001, 7002
@@ -55,14 +53,6 @@ _BATCH = 20
 _BUFFER_BYTES = 1 << 26
 _SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 _LOOPBACK = {Family.IPV4: "127.0.0.1", Family.IPV6: "::1"}
-
-
-@pytest.fixture(autouse=True)
-def state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks and records of this test alone."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    monkeypatch.setenv("NFKEEP_RUN_DIRECTORY", str(tmp_path / "run"))
-    monkeypatch.setenv(record.VARIABLE, str(tmp_path / "state"))
 
 
 @attrs.frozen

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from nfkeep.namespaces import Namespace
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600), pytest.mark.usefixtures("own_directories")]
 
 SHAPES = [
     Shape("IPv4 TCP INPUT"),
@@ -65,14 +65,6 @@ class Mover:
 
     def legacy(self) -> str:
         return "".join(self.namespace.run(f"{name}-legacy-save").stdout for name in ("iptables", "ip6tables"))
-
-
-@pytest.fixture(autouse=True)
-def state_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Locks and records of this test alone."""
-    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
-    monkeypatch.setenv("NFKEEP_RUN_DIRECTORY", str(tmp_path / "run"))
-    monkeypatch.setenv(record.VARIABLE, str(tmp_path / "state"))
 
 
 @pytest.fixture
