@@ -33,13 +33,14 @@ class Shape:
     chain: str = "INPUT"
     nat: bool = False
     condition: str = ""
+    variant: str = "legacy"
 
     def __str__(self) -> str:
         return self.name
 
     @property
     def iptables(self) -> str:
-        return "iptables-legacy" if self.family is Family.IPV4 else "ip6tables-legacy"
+        return f"{'iptables' if self.family is Family.IPV4 else 'ip6tables'}-{self.variant}"
 
     @property
     def unrelated(self) -> str:

@@ -60,7 +60,8 @@ def plan(as_json: bool, script: bool, file: TextIO | None) -> int:
 def _tell(made: Plan) -> None:
     for family, text in made.host.rules.items():
         rules = sum(1 for line in text.splitlines() if " -A " in line)
-        print(f"{family}: {_many(rules, 'rule')} in {_many(text.count('COMMIT'), 'table')} of iptables")
+        variant = "iptables-nft" if family in made.host.compat else "iptables"
+        print(f"{family}: {_many(rules, 'rule')} in {_many(text.count('COMMIT'), 'table')} of {variant}")
     losses = [(family, loss) for family, each in made.translations.items() for loss in each.losses]
     if losses:
         print("\nRules that nft does not take as they are:")

@@ -68,7 +68,7 @@ def _of_this_host(family: Family) -> tuple[str, str | None]:
 
     text, loaded = cutover.both(family)
     if not text:
-        raise NfkeepError(f"there are no {family} rules of legacy iptables here, and no move that put them into nft")
+        raise NfkeepError(f"there are no {family} rules of iptables here, and no move that put them into nft")
     return text, loaded
 
 

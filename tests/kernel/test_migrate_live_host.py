@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ import attrs
 import pytest
 from limited import Shape
 from moved_host import BEHIND, DIRECT, LIMIT, LOCAL, QUOTA, SECONDS, Door, Intruders, MovedHost, Strangers, load
+from mover import MIGRATE
 from rounds import rounds
 
 from nfkeep import Family
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600), pytest.mark.usefixtures("own_directories")]
 
-MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]
 RULES, SOURCES, LISTS = rounds(500), rounds(8), rounds(20)
 """SOURCES: of each kind of connection; each has as many connections as it may have."""
 IN_A_LIST, IN_A_SET = 90, 2000

@@ -6,12 +6,12 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from mover import MIGRATE
 
 from nfkeep import Family
 from nfkeep.testing import wait_until
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600), pytest.mark.usefixtures("own_directories")]
 
 SSHD, PORT = Path("/usr/sbin/sshd"), 2022
-MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]
 RULES = f"""*filter
 :INPUT DROP [0:0]
 -A INPUT -p tcp -m tcp --dport {PORT} -j ACCEPT

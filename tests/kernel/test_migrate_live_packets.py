@@ -10,12 +10,12 @@ import os
 import select
 import socket
 import struct
-import sys
 import time
 from typing import TYPE_CHECKING
 
 import attrs
 import pytest
+from mover import MIGRATE
 
 from nfkeep import Family
 
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600), pytest.mark.usefixtures("own_directories")]
 
-MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]
 ACCEPTED, MARKED = 7001, 7002
 DROPPED, DROPPED_BY_MARK, BY_POLICY, UNTRACKED = 7101, 7102, 7103, 7104
 PASSING, STOPPED = (ACCEPTED, MARKED), (DROPPED, DROPPED_BY_MARK, BY_POLICY, UNTRACKED)

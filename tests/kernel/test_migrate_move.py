@@ -12,10 +12,10 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import attrs
 import pytest
 from flood import PAYLOADS, Flood
 from limited import LIMIT, Service, Shape
+from mover import MIGRATE, NEW, OLD, Mover, without_counters
 from rounds import rounds
 
 from nfkeep import Family, NfkeepError
@@ -37,34 +37,10 @@ SHAPES = [
     Shape("IPv6 TCP INPUT", Family.IPV6),
     Shape("IPv4 TCP FORWARD, DNAT and MASQUERADE", chain="FORWARD", nat=True, condition="-i cli0"),
     Shape("IPv4 TCP INPUT, ctstate NEW", condition="-i cli0 -m conntrack --ctstate NEW"),
+    Shape("IPv4 TCP INPUT of iptables-nft", variant="nft"),
+    Shape("IPv6 TCP INPUT of iptables-nft", Family.IPV6, variant="nft"),
+    Shape("IPv4 TCP FORWARD, DNAT and MASQUERADE of iptables-nft", chain="FORWARD", nat=True, variant="nft"),
 ]
-MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]
-NEW, OLD = {"iptables": False, "nft": True}, {"iptables": True, "nft": False}
-
-
-@attrs.frozen
-class Mover:
-    """`nfkeep-migrate` in a namespace."""
-
-    namespace: Namespace
-
-    def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
-        return self.namespace.run([*MIGRATE, *arguments], check=check, env=dict(os.environ))
-
-    def force(self) -> dict[str, bool]:
-        """Which rules are in force."""
-        found = self.status()
-        return {name: found[name] for name in NEW}
-
-    def status(self) -> dict[str, object]:
-        found: dict[str, object] = json.loads(self("status", "--json").stdout)
-        return found
-
-    def nft(self) -> str:
-        return self.namespace.run("nft list ruleset").stdout
-
-    def legacy(self) -> str:
-        return "".join(self.namespace.run(f"{name}-legacy-save").stdout for name in ("iptables", "ip6tables"))
 
 
 @pytest.fixture
@@ -80,11 +56,6 @@ def mover(namespace: Namespace) -> Mover:
     ):
         namespace.run(rule)
     return Mover(namespace)
-
-
-def without_counters(text: str) -> list[str]:
-    """What iptables-save prints, without times and counters of policies."""
-    return [line.partition(" [")[0] if line[:1] == ":" else line for line in text.splitlines() if line[:1] != "#"]
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -304,8 +275,8 @@ def watching(namespace: Namespace) -> bool:
         (["nft add table ip filter", "nft add chain ip filter own { type filter hook input priority 5; }"],
          "nft has a table ip filter already"),
         (["iptables-legacy -F", "iptables-legacy -P FORWARD ACCEPT", "iptables-legacy -t mangle -F",
-          "ip6tables-legacy -F"], "no rules of legacy iptables"),
-        (["iptables-nft -A INPUT -j DROP"], "iptables-nft, which is not moved yet"),
+          "ip6tables-legacy -F"], "no rules of iptables"),
+        (["iptables-nft -A INPUT -j DROP"], "rules of both legacy iptables and iptables-nft"),
         (["iptables-legacy -A INPUT -m string --string x --algo bm -j DROP"], "cannot be expressed in nft"),
     ],
     ids=["a table of that name", "nothing", "iptables-nft", "a loss"],

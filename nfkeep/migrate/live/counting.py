@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.migrate.live.host import run_nft, source_of
+from nfkeep.migrate.live.commands import run_nft
+from nfkeep.migrate.live.host import source_of
 from nfkeep.model import Counters, Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
@@ -43,6 +44,25 @@ def final_counters(text: str, family: Family, *, without: frozenset[str] = froze
             if chain.policy is not None:
                 found[table.name, chain.name, len(kept)] = chain.counters
     return found
+
+
+def counted_between(before: str, after: str, family: Family) -> dict[Where, Counters]:
+    """What the same rules have counted from one text of them to the other."""
+    first, last = final_counters(before, family), final_counters(after, family)
+    return {
+        where: Counters(now.packets - first[where].packets, now.bytes - first[where].bytes)
+        for where, now in last.items()
+        if where in first
+    }
+
+
+def added(some: Mapping[Where, Counters], more: Mapping[Where, Counters]) -> dict[Where, Counters]:
+    """What was counted here and there, of the rules that are in `some`."""
+    nothing = Counters()
+    return {
+        where: Counters(each.packets + more.get(where, nothing).packets, each.bytes + more.get(where, nothing).bytes)
+        for where, each in some.items()
+    }
 
 
 class Continuation:

@@ -16,19 +16,21 @@ import attrs
 
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome, Report
-from nfkeep.migrate.live import parking, record
+from nfkeep.migrate.live import copies, parking, record
 from nfkeep.migrate.live.carried import carried_lists
-from nfkeep.migrate.live.counting import Continuation, final_counters
-from nfkeep.migrate.live.host import nft_tables, read_host, run_nft, run_tool, save_text, source_of
-from nfkeep.migrate.live.plan import NFT_FAMILY, ON_THE_WAY, make_plan
+from nfkeep.migrate.live.commands import NFT_FAMILY, restore_iptables, run_nft, run_tool
+from nfkeep.migrate.live.counting import Continuation, added, counted_between, final_counters
+from nfkeep.migrate.live.host import read_host, save_text, source_of
+from nfkeep.migrate.live.plan import ON_THE_WAY, make_plan
 from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
 from nfkeep.migrate.live.recount import counts_anew
 from nfkeep.model import Family
+from nfkeep.nft.table_list import list_tables
 from nfkeep.xtables.recent import DIRECTORY
 from nfkeep.xtables.tables import in_use
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from nfkeep.migrate.live.plan import Plan
 
@@ -68,15 +70,16 @@ def standing() -> Standing:
     found = record.load()
     if found is None:
         return Standing(None, bool(read_host().rules), False)
-    old = any(not parking.is_parked(*name) for name in _present(found))
-    return Standing(found, old and found.state != CONFIRMED, _is_loaded(found))
+    names = _present(found)
+    old = bool(names) and not any(parking.is_parked(*name) for name in names)  # some are for a moment: nft has all then
+    return Standing(found, (old or copies.are_superfluous(found)) and found.state != CONFIRMED, _is_loaded(found))
 
 
 def both(family: Family) -> tuple[str, str | None]:
     """The rules of iptables, as they are or were before the move, and what nft has in their place; None before it."""
     found = record.load()
     if found is None or found.state not in (APPLIED, CONFIRMED):
-        return save_text(family), None
+        return read_host().rules.get(family, ""), None
     tables = [name for of, name in found.nft if of == NFT_FAMILY[family]]
     return record.kept(_FILES[family]), "".join(
         run_tool(["nft", "list", "table", NFT_FAMILY[family], name]) for name in tables
@@ -111,7 +114,10 @@ def apply(
     )
     before = {_FILES[family]: text for family, text in plan.host.rules.items()}
     record.begin({**before, "ipset.save": plan.host.ipsets, "new.nft": plan.script})
-    done = Record(APPLYING, legacy, plan.tables).stepped("what is there is on the disk")
+    replaced = tuple((*each, plan.host.nft_tables[each]) for each in plan.host.iptables_nft)
+    copied = tuple(each for each in legacy if each[1] in plan.host.compat)
+    done = Record(APPLYING, legacy, plan.tables, copies=copied, replaced=replaced)
+    done = done.stepped("what is there is on the disk")
     record.save(done)
     try:
         if watch is not None:
@@ -125,12 +131,19 @@ def apply(
 def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> Report:
     tell("loading nft's rules, and counting connections again")
     fresh = make_plan(read_host(), look=False)  # what has been counted since, and who was seen
+    copies.make(fresh.host)
+    last: dict[Family, str] = {}
     script = fresh.script
-    report = parking.count_again(parking.limited(done.legacy), lambda: _load(script))
+
+    def load() -> None:
+        last.update(copies.last_rules(fresh.host, done))
+        run_nft(script)
+
+    report = parking.count_again(parking.limited(done.legacy), load)
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     tell("putting the rules of iptables out of action")
     parking.park(done.legacy, counts_anew(done.nft))
-    continued = list(_go_on(fresh))
+    continued = list(_go_on(fresh, last))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
     record.wake()
@@ -139,8 +152,8 @@ def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> 
     return Report((*continued, *outcomes), report.gate_seconds if report else 0.0)
 
 
-def _go_on(plan: Plan) -> Iterator[Outcome]:
-    """Have nft's counters go on where those of iptables stand still."""
+def _go_on(plan: Plan, last: Mapping[Family, str]) -> Iterator[Outcome]:
+    """Have nft's counters go on where those of iptables stand still; `last` are those of iptables-nft."""
     with contextlib.ExitStack() as stack:
         counting = [
             (family, stack.enter_context(Continuation(translation, plan.host.rules[family], family)))
@@ -148,7 +161,10 @@ def _go_on(plan: Plan) -> Iterator[Outcome]:
         ]
         for family, each in counting:
             try:
-                number = each.go_on(final_counters(save_text(family), family, without=parking.OWN))
+                final = final_counters(save_text(family), family, without=parking.OWN)
+                if family in last:
+                    final = added(final, counted_between(plan.host.rules[family], last[family], family))
+                number = each.go_on(final)
                 detail = f"{number} rules and policies go on; {ON_THE_WAY}"
             except NfkeepError as error:  # no reason to undo the move
                 detail = f"some may have only what was counted until nft's rules were loaded, and since: {error}"
@@ -190,30 +206,33 @@ def _undo(done: Record) -> Report:
     """From wherever the move is: old rules first, so that at no moment there are none."""
     if done.state == CONFIRMED:
         _reload(done)
+    if copies.are_superfluous(done):
+        parking.empty(copies.present(done))
     outcomes = []
     if _is_loaded(done):
         outcomes += [*_bring_back_addresses(done), Outcome("counters", "all rules", Fidelity.APPROXIMATED, _SINCE)]
     report = parking.unpark(_present(done), lambda: _unload(done)) or Report()
-    outcomes += report.outcomes
+    found = report.outcomes
+    if done.copies and not copies.are_superfluous(done):
+        found = copies.give_back(done, report)
+        done = _save(copies.given_back(done), "iptables-nft has its rules again")
+        parking.empty(copies.present(done))
+    outcomes += found
     _save(done, "rolled back: the rules of iptables are in force", state=ROLLED_BACK, deadline=None)
     return Report(tuple(outcomes), report.gate_seconds)
 
 
-def _load(script: str) -> None:
-    run_nft(script)
-
-
 def _unload(done: Record) -> None:
-    run_nft("".join(f"table {family} {name}\ndelete table {family} {name}\n" for family, name in done.nft))
+    ours = record.own_tables(done, list_tables())
+    run_nft("".join(f"delete table {family} {name}\n" for family, name in sorted(ours)))
 
 
 def _reload(done: Record) -> None:
     """The rules of iptables from the disk, by its own tool: after `confirm` there are none in the kernel."""
     for family, name in _FILES.items():
         text = record.kept(name)
-        command = "ip6tables-legacy-restore" if family is Family.IPV6 else "iptables-legacy-restore"
         if text:
-            run_tool([command, "-c", "-w", "60"], text)
+            restore_iptables("legacy", family, text)
     parking.count_again(parking.limited(done.legacy), lambda: None)
     _save(done, "the rules of iptables are loaded from the disk")
 
@@ -264,8 +283,7 @@ def _present(done: Record) -> list[tuple[str, Family]]:
 
 
 def _is_loaded(done: Record) -> bool:
-    there = set(nft_tables())
-    return bool(done.nft) and all(each in there for each in done.nft)
+    return bool(done.nft) and record.own_tables(done, list_tables()) == set(done.nft)
 
 
 def _save(done: Record, what: str, **changes: object) -> Record:

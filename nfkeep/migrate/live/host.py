@@ -3,56 +3,68 @@
 from __future__ import annotations
 
 import functools
-import json
-import re
-import shutil
-import subprocess
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.errors import InvalidRuleError, NfkeepError, PermissionDeniedError, UnsupportedError
 from nfkeep.keep import quotas
 from nfkeep.keep.observe import observe_table
+from nfkeep.migrate.live import iptables_nft, record
+from nfkeep.migrate.live.commands import run_tool
 from nfkeep.migrate.live.stamps import ListEntries, read_list
 from nfkeep.migrate.recent import DEFAULT_NAME
 from nfkeep.migrate.source import read_source, rules_of
 from nfkeep.model import Family
+from nfkeep.nft.table_list import list_tables
 from nfkeep.xtables.jiffies import read_clock
 from nfkeep.xtables.tables import in_use, read
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
 
     from nfkeep.migrate.source import Source
     from nfkeep.model import Counters, Rule, Table
-
-_COMPAT = {Family.IPV4: "iptables-nft-save", Family.IPV6: "ip6tables-nft-save"}
-_OTHERS = re.compile(r"^# Table `(\w+)' (?:is incompatible|contains incompatible)", re.MULTILINE)
-_SECONDS = 60.0
 
 
 @attrs.frozen(slots=True)
 class Host:
     """A picture of this network namespace.
 
-    `rules`: iptables-save text with counters of the legacy tables that say anything; families without are left out.
+    `rules`: iptables-save text with counters of the tables that say anything; families without are left out.
     `ipsets`: what `ipset save` prints, "" if no rule looks into a set. `recent`: the lists of the recent match that
-    rules name. `nft_tables`: the tables of nft that are there, as (family, name).
+    rules name. `nft_tables`: the tables of nft that are there, as (family, name), and their handles.
+    `iptables_nft`: those among them that the nft variant of iptables has made. `compat`: the families whose rules are
+    in these, and not in legacy tables; `twice`: those that have rules in both, of which `rules` has the legacy ones.
     """
 
     rules: Mapping[Family, str]
     ipsets: str = ""
     recent: Mapping[str, ListEntries] = MappingProxyType({})
-    nft_tables: tuple[tuple[str, str], ...] = ()
+    nft_tables: Mapping[tuple[str, str], int] = MappingProxyType({})
+    iptables_nft: tuple[tuple[str, str], ...] = ()
+    compat: tuple[Family, ...] = ()
+    twice: tuple[Family, ...] = ()
 
 
 def read_host() -> Host:
     """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words."""
-    rules = {family: text for family in Family if (text := save_text(family))}
+    legacy = {family: text for family in Family if (text := save_text(family))}
+    there = list_tables()
+    ours = record.own_tables(record.load(), there)
+    made = {family: iptables_nft.read_rules(family, there.keys() - ours) for family in Family}
+    compat = {family: text for family, (text, _) in made.items() if text}
+    rules = {family: each[family] for family in Family for each in (compat, legacy) if family in each}
     ipsets = run_tool(["ipset", "save"]) if any(map(_looks_into_sets, rules.values())) else ""
-    return Host(MappingProxyType(rules), ipsets, MappingProxyType(_lists(rules)), tuple(nft_tables()))
+    return Host(
+        MappingProxyType(rules),
+        ipsets,
+        MappingProxyType(_lists(rules)),
+        there,
+        tuple(each for _, tables in made.values() for each in tables),
+        tuple(compat.keys() - legacy.keys()),
+        tuple(compat.keys() & legacy.keys()),
+    )
 
 
 @functools.lru_cache(maxsize=4)
@@ -64,50 +76,6 @@ def source_of(text: str, family: Family) -> Source:
 def save_text(family: Family) -> str:
     """The legacy tables of a family as `iptables-save -c` prints them, but for those that let everything pass."""
     return "".join(_table_text(table) for name in in_use(family) if _says_anything(table := read(name, family)))
-
-
-def managed_by_iptables_nft(host: Host) -> list[str]:
-    """The tables that the nft variant of iptables has made, as its own tool names them: "ip filter" and so on."""
-    found = []
-    for family, command in _COMPAT.items():
-        name = "ip6" if family is Family.IPV6 else "ip"
-        if not any(each == name for each, _ in host.nft_tables) or shutil.which(command) is None:
-            continue
-        text = run_tool([command])
-        try:
-            source = read_source(text, family)
-        except InvalidRuleError as error:
-            raise NfkeepError(f"{command}: {error}") from None
-        others = set(_OTHERS.findall(text))
-        found += [
-            f"{name} {table.name}"
-            for table in source.tables
-            if (name, table.name) in host.nft_tables and table.name not in others
-        ]
-    return found
-
-
-def run_nft(script: str, *options: str) -> str:
-    """Have nft read a script: all of it is done, or nothing. Raises NfkeepError with nft's words."""
-    return run_tool(["nft", *options, "-f", "-"], script)
-
-
-def run_tool(command: Sequence[str], text: str = "") -> str:
-    """What a program prints that is given this text. Raises NfkeepError with its words, if it fails."""
-    try:
-        done = subprocess.run(
-            command, input=text.encode(errors="surrogateescape"), capture_output=True, timeout=_SECONDS, check=False
-        )
-    except FileNotFoundError:
-        raise UnsupportedError(f"there is no command {command[0]} here", command[0]) from None
-    except subprocess.TimeoutExpired:
-        raise NfkeepError(f"{command[0]} did not end within {_SECONDS:.0f} seconds") from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        if "Operation not permitted" in said or "must be root" in said:
-            raise PermissionDeniedError(f"running {command[0]}", "root, or the capability CAP_NET_ADMIN")
-        raise NfkeepError(f"{command[0]}: {said or f'exit status {done.returncode}'}")
-    return done.stdout.decode(errors="surrogateescape")
 
 
 def _says_anything(table: Table) -> bool:
@@ -156,11 +124,3 @@ def lists_named(source: Source) -> Iterator[tuple[str, str]]:
             if word == "-m" and rule.words[at + 1] == "recent":
                 behind = rule.words[at + 2 :]
                 yield behind[behind.index("--name") + 1] if "--name" in behind else DEFAULT_NAME, table.name
-
-
-def nft_tables() -> Iterator[tuple[str, str]]:
-    """The tables of nft that are there, as (family, name)."""
-    listing = json.loads(run_tool(["nft", "-j", "list", "tables"]))
-    for each in listing["nftables"]:
-        if table := each.get("table"):
-            yield table["family"], table["name"]

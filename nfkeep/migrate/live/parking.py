@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.commit import Along
 from nfkeep.keep.transaction import transactions
+from nfkeep.migrate.live.commands import restore_iptables
+from nfkeep.migrate.source import read_source
 from nfkeep.model import Family
 from nfkeep.xtables.tables import TABLES, in_use, read
 
@@ -31,10 +33,20 @@ def limited(tables: Iterable[Name]) -> list[Name]:
     return [name for name in tables if any("-m connlimit" in text for text in _rules(*name))]
 
 
+def place(text: str, family: Family) -> None:
+    """Load iptables-save text into tables that let everything pass, out of action."""
+    lines = text.splitlines()
+    for table in reversed(read_source(text, family).tables):
+        end = lines.index("COMMIT", table.line)
+        lines[end:end] = [f"-I {chain} {PARKED}" for chain in _base_chains(table.name)]
+    restore_iptables("legacy", family, "\n".join([*lines, ""]))
+
+
 def count_again(tables: Iterable[Name], load: Callable[[], None]) -> Report | None:
     """Replace these tables, so that nfkeep has every connection that they limit counted again: by nft's rules too.
 
-    `load` brings those into force, once nobody can open a connection: what opens one passes both rulesets then.
+    `load` brings those into force, once nobody can open a connection: what opens one passes both rulesets then, also
+    those of these tables that were out of action.
     """
     names = list(tables)
     if not names:
@@ -42,9 +54,12 @@ def count_again(tables: Iterable[Name], load: Callable[[], None]) -> Report | No
         return None
     with transactions(*names) as txs:
         txs.along = Along(before=load)
-        for table, family in names:
-            for chain in _base_chains(table):
-                txs[table, family].insert(chain, _COUNTING)
+        for name in names:
+            parked = {chain for chain, text in _own_rules(*name) if text == PARKED}
+            for chain in _base_chains(name[0]):
+                if chain in parked:
+                    txs[name].delete(chain, PARKED)
+                txs[name].insert(chain, _COUNTING)
     return txs.report
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from nfkeep.errors import NfkeepError, PermissionDeniedError
 from nfkeep.migrate.live import durable
-from nfkeep.migrate.live.host import run_nft, run_tool
+from nfkeep.migrate.live.commands import run_nft, run_tool
 
 CONFIGURATION = Path("/etc/nftables.conf")
 """What nftables.service loads, on Debian and Ubuntu."""

@@ -15,7 +15,9 @@ from nfkeep.errors import NfkeepError
 from nfkeep.keep.health_owners import owners
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.live.carried import carried_lists, elements
-from nfkeep.migrate.live.host import managed_by_iptables_nft, run_nft, source_of
+from nfkeep.migrate.live.commands import NFT_FAMILY, run_nft
+from nfkeep.migrate.live.host import source_of
+from nfkeep.migrate.live.iptables_nft import refused_by_legacy
 from nfkeep.migrate.placement import place_tables
 from nfkeep.migrate.source import rules_of
 from nfkeep.migrate.translation import Translation, translate
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 
     from nfkeep.migrate.live.host import Host
 
-NFT_FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 ON_THE_WAY = "a packet that passes in the milliseconds of the change may be missing"
 _WHILE_LOADING = "what passes while nft loads the script is not in it"
 _FULL_AGAIN = "how much is used up cannot be read: it begins full, so that one burst more passes at most"
@@ -70,7 +71,10 @@ class Plan:
     @property
     def script(self) -> str:
         """Everything, for one transaction of nft; "" if there is nothing to move."""
-        return "".join(
+        if not self.translations:
+            return ""
+        gone = "".join(f"delete table {family} {name}\n" for family, name in self.host.iptables_nft)
+        return gone + "".join(
             translation.script + elements(self.host.rules[family], family, self.host.recent)
             for family, translation in self.translations.items()
         )
@@ -119,15 +123,18 @@ def make_plan(host: Host, *, look: bool = True) -> Plan:
 
 
 def _obstacles(plan: Plan) -> Iterator[str]:
-    if not plan.host.rules:
-        yield "there are no rules of legacy iptables here that say anything"
-    compat = managed_by_iptables_nft(plan.host)
-    for each in compat:
-        yield f"table {each} is one of iptables-nft, which is not moved yet: only rules of legacy iptables are"
-    for family, name in plan.tables:
-        if (family, name) in plan.host.nft_tables and f"{family} {name}" not in compat:
-            yield f"nft has a table {family} {name} already, which the script would replace"
-    if plan.host.rules:
+    host = plan.host
+    if not host.rules:
+        yield "there are no rules of iptables here that say anything"
+    for family in host.twice:
+        yield f"there are {family} rules of both legacy iptables and iptables-nft: bring them together in one of them"
+    for family in host.compat:
+        if said := refused_by_legacy([table.name for table in source_of(host.rules[family], family).tables], family):
+            yield f"rules of iptables-nft go by way of legacy tables, which this host does not have: {said}"
+    for each in plan.tables:
+        if each in host.nft_tables and each not in host.iptables_nft:
+            yield f"nft has a table {' '.join(each)} already, which the script would replace"
+    if host.rules:
         try:
             run_nft(plan.script, "-c")
         except NfkeepError as error:

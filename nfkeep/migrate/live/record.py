@@ -43,6 +43,9 @@ class Record:
     `state`: one of the constants above. `legacy`: the tables of iptables that are put out of action; `nft`: those that
     are made. `steps`: seconds since 1970 and what was done then. `deadline`: when, in seconds of the monotonic clock,
     it is undone unless it was confirmed; `boot` tells that clock from the next boot's.
+
+    `copies`: those in `legacy` that are only there since the move, because the rules were in tables of iptables-nft;
+    `replaced`: those tables as they are from before it, (family, name, handle).
     """
 
     state: str
@@ -51,6 +54,8 @@ class Record:
     steps: tuple[tuple[float, str], ...] = ()
     deadline: float | None = None
     boot: str = attrs.field(factory=lambda: boot())
+    copies: tuple[tuple[str, Family], ...] = ()
+    replaced: tuple[tuple[str, str, int], ...] = ()
 
     def stepped(self, what: str, **changes: Any) -> Record:
         """The record after another step."""
@@ -98,15 +103,29 @@ def load() -> Record | None:
             tuple((seconds, what) for seconds, what in found["steps"]),
             found["deadline"],
             found["boot"],
+            tuple((table, Family[family]) for table, family in found["copies"]),
+            tuple((family, table, handle) for family, table, handle in found["replaced"]),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise NfkeepError(f"{folder() / _NAME} is damaged ({error}); what was there before is beside it") from None
+
+
+def own_tables(record: Record | None, there: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:
+    """Those of nft's tables that the move has made, not somebody before it or after: `there` tells their handles."""
+    if record is None or record.state == ROLLED_BACK:
+        return set()
+    now = record.boot == boot()
+    if not now and record.state != CONFIRMED:  # what is of no boot script is gone
+        return set()
+    before = set(record.replaced) if now else set()
+    return {each for each in record.nft if each in there and (*each, there[each]) not in before}
 
 
 def save(record: Record) -> None:
     """Write the record; when this returns it is on the disk."""
     content = attrs.asdict(record)
     content["legacy"] = [(table, family.name) for table, family in record.legacy]
+    content["copies"] = [(table, family.name) for table, family in record.copies]
     durable.write(folder() / _NAME, json.dumps(content, indent=2) + "\n")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.live.host import run_nft, run_tool
+from nfkeep.migrate.live.commands import run_nft, run_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

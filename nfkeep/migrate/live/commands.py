@@ -1,0 +1,45 @@
+"""The programs of this host that know nft, ipset and iptables: what they print, and what they refuse."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING
+
+from nfkeep.errors import NfkeepError, PermissionDeniedError, UnsupportedError
+from nfkeep.model import Family
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+NFT_FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
+_SECONDS = 60.0
+
+
+def run_nft(script: str, *options: str) -> str:
+    """Have nft read a script: all of it is done, or nothing. Raises NfkeepError with nft's words."""
+    return run_tool(["nft", *options, "-f", "-"], script)
+
+
+def run_tool(command: Sequence[str], text: str = "") -> str:
+    """What a program prints that is given this text. Raises NfkeepError with its words, if it fails."""
+    try:
+        done = subprocess.run(
+            command, input=text.encode(errors="surrogateescape"), capture_output=True, timeout=_SECONDS, check=False
+        )
+    except FileNotFoundError:
+        raise UnsupportedError(f"there is no command {command[0]} here", command[0]) from None
+    except subprocess.TimeoutExpired:
+        raise NfkeepError(f"{command[0]} did not end within {_SECONDS:.0f} seconds") from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip()
+        if "Operation not permitted" in said or "must be root" in said:
+            raise PermissionDeniedError(f"running {command[0]}", "root, or the capability CAP_NET_ADMIN")
+        raise NfkeepError(f"{command[0]}: {said or f'exit status {done.returncode}'}")
+    return done.stdout.decode(errors="surrogateescape")
+
+
+def restore_iptables(variant: str, family: Family, text: str) -> None:
+    """Have a variant of iptables, "legacy" or "nft", load iptables-save text with its counters."""
+    name = "ip6tables" if family is Family.IPV6 else "iptables"
+    wait = ["-w", "60"] if variant == "legacy" else []  # the other one has no lock
+    run_tool([f"{name}-{variant}-restore", "-c", *wait], text)
