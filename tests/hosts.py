@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from nfkeep import Family
@@ -13,6 +12,8 @@ from nfkeep.migrate.translation import translate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from nfkeep.migrate.live.owners import Owner
 
 HOSTILE = (
     "</script></style></td><script>document.title='owned'</script>",
@@ -51,7 +52,7 @@ def hostile_rules() -> list[str]:
 def plan(
     rules: Mapping[Family, str],
     outcomes: tuple[Outcome, ...] = (),
-    owners: Mapping[str, str] = MappingProxyType({}),
+    owners: tuple[Owner, ...] = (),
     obstacles: tuple[str, ...] = (),
 ) -> Plan:
     """The plan for a host with these rules; no kernel and no nft is asked."""

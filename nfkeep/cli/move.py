@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 import json
 import shlex
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from nfkeep.cli import table
+from nfkeep.cli import progress, table
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity
 from nfkeep.migrate.live import cutover, persist, record, watch
@@ -44,11 +43,12 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
         raise click.UsageError("--probe wants --confirm, which says for how long")
     if probe and not watch.probed(_words(probe)):
         raise NfkeepError(f"the probe fails before anything is changed: {probe}")
-    with record.locked(wait=False):
+    with record.locked(wait=False), progress.steps(1 + cutover.STEPS) as tell:
+        tell("reading the rules, and having nft look at what becomes of them")
         made = make_plan(read_host())
         cutover.check(made, accept_losses=accept_losses)
         waiting = None if seconds is None else functools.partial(watch.start, seconds, probe)
-        report = cutover.apply(made, _tell_step, seconds=seconds, watch=waiting)
+        report = cutover.apply(made, tell, seconds=seconds, watch=waiting)
     _tell(report)
     if seconds is None:
         print("The rules of nft are in force. Now: nfkeep-migrate confirm, or nfkeep-migrate rollback")
@@ -124,10 +124,6 @@ def _words(probe: str) -> list[str]:
         return shlex.split(probe)
     except ValueError as error:
         raise click.UsageError(f"--probe: {error}") from None
-
-
-def _tell_step(what: str) -> None:
-    print(f"nfkeep-migrate: {what}", file=sys.stderr)
 
 
 def _tell(report: Report) -> None:

@@ -72,9 +72,9 @@ def _tell(made: Plan) -> None:
         table.show(
             ("state", "where", "is", "how"), [(o.kind, o.where, f"{o.fidelity}", o.detail) for o in made.outcomes]
         )
-    for program, chain in made.owners.items():
-        print(f"\n{program} has chains here ({table.plain(chain)}): have it use nft before you confirm the move,")
-        print("for what it adds to the tables of iptables after the move is not in force.")
+    if made.owners:
+        print("\nPrograms that go on writing with iptables, which nobody looks at after the move:")
+        table.show(("program", "told by", "what to do"), [(o.program, o.by, o.advice) for o in made.owners])
     for each in made.obstacles:
         print(f"\nIn the way: {table.plain(each)}")
 

@@ -13,6 +13,7 @@ from page_tree import parsed
 
 from nfkeep import Family
 from nfkeep.migrate.live import page
+from nfkeep.migrate.live.owners import Owner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -146,7 +147,9 @@ def acted(made: str, acts: str) -> str:
 
 def hostile() -> str:
     """A page with hostile text wherever a host's words go."""
-    made = plan({Family.IPV4: text(*hostile_rules())}, OUTCOMES, {each: each for each in HOSTILE}, HOSTILE)
+    made = plan(
+        {Family.IPV4: text(*hostile_rules())}, OUTCOMES, tuple(Owner(each, each, each) for each in HOSTILE), HOSTILE
+    )
     return page.html(made)
 
 

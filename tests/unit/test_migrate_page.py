@@ -16,6 +16,7 @@ from page_tree import parsed
 from nfkeep import Family
 from nfkeep.migrate.live import page
 from nfkeep.migrate.live.markup import element
+from nfkeep.migrate.live.owners import Owner
 
 if TYPE_CHECKING:
     from page_tree import Element
@@ -25,6 +26,8 @@ EXACT, LOST, NEARLY = (
     "-A INPUT -m no_such_match -j DROP",
     "-A INPUT -p tcp -m tcp --dport 22 -j DROP",
 )
+
+OWNERS = (Owner("Docker", "chain DOCKER", "use nft"),)
 
 
 def shown(*rules: str, family: Family = Family.IPV4) -> Element:
@@ -97,7 +100,9 @@ def test_what_the_filter_goes_by() -> None:
 
 def test_what_matters_comes_first() -> None:
     """What is in the way, what is lost before what is nearly the same, the state, who else edits, then the rules."""
-    made = plan({Family.IPV4: text(NEARLY, LOST)}, OUTCOMES, {"docker": "DOCKER"}, ("nft has a table",))
+    made = plan(
+        {Family.IPV4: text(NEARLY, LOST)}, OUTCOMES, (Owner("Docker", "chain DOCKER", "use nft"),), ("nft has a table",)
+    )
     tree = parsed(page.html(made))
     assert [each.attributes["id"] for each in tree.all("h2")] == [
         "obstacles", "losses", "states", "owners", "every-rule", "script",
@@ -107,7 +112,7 @@ def test_what_matters_comes_first() -> None:
     ]  # fmt: skip
     first_cells = [[row.inside[0].text for row in each.the("tbody").all("tr")] for each in tree.all("table")]  # type: ignore[union-attr]
     assert first_cells[1:3] == [["lost", "approximated"], ["lost", "approximated", "restored"]]
-    assert "docker, which has the chain DOCKER" in tree.text
+    assert "Dockerchain DOCKERuse nft" in tree.text
     assert tree.the("pre").text == made.script
 
 
@@ -147,7 +152,7 @@ def hostile_page() -> str:
     made = plan(
         {Family.IPV4: text(*hostile_rules())},
         OUTCOMES,
-        {each: each for each in HOSTILE},
+        tuple(Owner(each, each, each) for each in HOSTILE),
         HOSTILE,
     )
     return page.html(made)
@@ -163,7 +168,7 @@ def elements(tree: Element) -> dict[str, set[str]]:
 
 def test_hostile_text_is_text() -> None:
     """It makes no element and no attribute that a harmless host's page would not have."""
-    harmless = plan({Family.IPV4: text(EXACT, LOST, *[NEARLY] * 9)}, OUTCOMES, {"docker": "DOCKER"}, ("in the way",))
+    harmless = plan({Family.IPV4: text(EXACT, LOST, *[NEARLY] * 9)}, OUTCOMES, OWNERS, ("in the way",))
     expected = elements(parsed(page.html(harmless)))
     hostile = elements(parsed(hostile_page()))
     assert hostile.keys() <= expected.keys()

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _FILES = {Family.IPV4: "ipv4.rules", Family.IPV6: "ipv6.rules"}
+STEPS = 2
+"""How many times `apply` tells what it is about to do."""
+
 _SINCE = "go on where they were when nft took over: what it has counted since is not added"
 
 
@@ -105,9 +108,9 @@ def apply(
 ) -> Report:
     """Move the host: nft's rules come into force beside those of iptables, which are put out of action then.
 
-    `seconds`: to be undone after so long unless it is confirmed; `watch` starts who sees to that, once the move is on
-    record and before anything is changed. The caller has the record's lock, and has called `check`. What fails is
-    undone, and raised.
+    `tell` is told each step before it is done. `seconds`: to be undone after so long unless it is confirmed; `watch`
+    starts who sees to that, once the move is on record and before anything is changed. The caller has the record's
+    lock, and has called `check`. What fails is undone, and raised.
     """
     legacy = tuple(
         (table.name, family) for family, text in plan.host.rules.items() for table in source_of(text, family).tables

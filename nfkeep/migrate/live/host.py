@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from nfkeep.keep import quotas
 from nfkeep.keep.observe import observe_table
 from nfkeep.migrate.live import iptables_nft, record
 from nfkeep.migrate.live.commands import run_tool
+from nfkeep.migrate.live.owners import BOOT_FILES
 from nfkeep.migrate.live.stamps import ListEntries, read_list
 from nfkeep.migrate.recent import DEFAULT_NAME
 from nfkeep.migrate.source import read_source, rules_of
@@ -36,6 +38,7 @@ class Host:
     rules name. `nft_tables`: the tables of nft that are there, as (family, name), and their handles.
     `iptables_nft`: those among them that the nft variant of iptables has made. `compat`: the families whose rules are
     in these, and not in legacy tables; `twice`: those that have rules in both, of which `rules` has the legacy ones.
+    `boot_files`: what loads rules of iptables when the host boots; none in a namespace of its own.
     """
 
     rules: Mapping[Family, str]
@@ -45,6 +48,7 @@ class Host:
     iptables_nft: tuple[tuple[str, str], ...] = ()
     compat: tuple[Family, ...] = ()
     twice: tuple[Family, ...] = ()
+    boot_files: tuple[str, ...] = ()
 
 
 def read_host() -> Host:
@@ -64,6 +68,7 @@ def read_host() -> Host:
         tuple(each for _, tables in made.values() for each in tables),
         tuple(compat.keys() - legacy.keys()),
         tuple(compat.keys() & legacy.keys()),
+        tuple(map(str, filter(Path.exists, BOOT_FILES))) if record.folder().name == record.HOST else (),
     )
 
 

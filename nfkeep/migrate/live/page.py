@@ -179,12 +179,12 @@ def _states(plan: Plan) -> Iterator[Html]:
 def _owners(plan: Plan) -> Iterator[Html]:
     if plan.owners:
         yield element("h2", "Programs that change these rules", id="owners")
-        yield element(
-            "p",
-            "Have each use nft before you confirm the move: what it adds to the tables of iptables after the move"
-            " is not in force.",
-        )
-        yield element("ul", *(element("li", f"{each}, which has the chain {c}") for each, c in plan.owners.items()))
+        yield element("p", "What they add to the tables of iptables after the move is not in force.")
+        body = [
+            element("tr", *(element("td", each) for each in (owner.program, owner.by, owner.advice)))
+            for owner in plan.owners
+        ]
+        yield _table("Whose rules these are, and what to change there", ("program", "told by", "what to do"), body)
 
 
 def _line(head: Fidelity | Family, *cells: str) -> Html:

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from nfkeep.errors import NfkeepError
-from nfkeep.keep.health_owners import owners
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.live.carried import carried_lists, elements
 from nfkeep.migrate.live.commands import NFT_FAMILY, run_nft
 from nfkeep.migrate.live.host import source_of
 from nfkeep.migrate.live.iptables_nft import refused_by_legacy
+from nfkeep.migrate.live.owners import Owner, find
 from nfkeep.migrate.placement import place_tables
 from nfkeep.migrate.source import rules_of
 from nfkeep.migrate.translation import Translation, translate
@@ -58,14 +58,14 @@ _DOING = MappingProxyType(
 class Plan:
     """The move of a host, before anything is changed.
 
-    `translations`: by family. `outcomes`: what each state will be worth. `owners`: programs that have chains in these
-    rules, and one of those chains. `obstacles`: why `apply` would refuse.
+    `translations`: by family. `outcomes`: what each state will be worth. `owners`: programs that go on
+    writing these rules. `obstacles`: why `apply` would refuse.
     """
 
     host: Host
     translations: Mapping[Family, Translation]
     outcomes: tuple[Outcome, ...]
-    owners: Mapping[str, str]
+    owners: tuple[Owner, ...]
     obstacles: tuple[str, ...] = ()
 
     @property
@@ -103,7 +103,7 @@ class Plan:
                     {"kind": o.kind, "where": o.where, "fidelity": o.fidelity.value, "detail": o.detail}
                     for o in self.outcomes
                 ],
-                "owners": dict(self.owners),
+                "owners": [attrs.asdict(each) for each in self.owners],
                 "obstacles": list(self.obstacles),
             },
             indent=2,
@@ -118,7 +118,7 @@ def make_plan(host: Host, *, look: bool = True) -> Plan:
     translations = {family: translate(text, family, ipsets=host.ipsets) for family, text in host.rules.items()}
     outcomes = [each for family, text in host.rules.items() for each in _outcomes(host, text, family)]
     chains = [c.name for f, text in host.rules.items() for t in source_of(text, f).tables for c in t.chains]
-    plan = Plan(host, MappingProxyType(translations), tuple(outcomes), MappingProxyType(owners(chains)))
+    plan = Plan(host, MappingProxyType(translations), tuple(outcomes), tuple(find(chains, host.boot_files)))
     return attrs.evolve(plan, obstacles=tuple(_obstacles(plan))) if look else plan
 
 
