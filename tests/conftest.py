@@ -6,7 +6,6 @@ Every test works in network namespaces; the check at the end compares what the h
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import subprocess
 import uuid
@@ -20,15 +19,7 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["nfkeep.testing.fixtures"]
 
-_FILES = 65536
 _SESSION = "NFKEEP_TEST_SESSION"  # in the environment of every process that a test starts
-
-
-@pytest.fixture(scope="session", autouse=True)
-def enough_files() -> None:
-    """Thousands of connections are open at once in some tests; a login shell's limit is 1024 files."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES if most == resource.RLIM_INFINITY else min(most, _FILES), most))
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,6 +7,8 @@ import itertools
 import json
 import re
 import socket
+import subprocess
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -155,6 +157,34 @@ class Spender:
             while self._receiver.recv(2000, socket.MSG_DONTWAIT):
                 arrived += 1
         return arrived
+
+
+@contextlib.contextmanager
+def served(namespace: Namespace, family: Family, address: IPAddress, port: int) -> Iterator[None]:
+    """An echo server in a process of its own, which has files for as many connections again."""
+    process = namespace.popen(
+        [sys.executable, "-c", _SERVER, family.name, str(address), f"{port}"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        assert process.stdout.readline() == "ready\n"
+        yield
+    finally:
+        process.stdin.close()
+        process.wait()
+        process.stdout.close()
+
+
+_SERVER = """
+import contextlib, sys
+from nfkeep import Family
+from nfkeep.testing import EchoServer
+with EchoServer(contextlib.nullcontext(), Family[sys.argv[1]], "tcp", sys.argv[2], int(sys.argv[3])):
+    print("ready", flush=True)
+    sys.stdin.read()
+"""
 
 
 def load(network: Gateway, *, lists: int, idle: int) -> MovedHost:

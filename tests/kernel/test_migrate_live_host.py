@@ -3,6 +3,7 @@ traffic: nothing that it has in memory is lost, nobody who is to stay out gets i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 import attrs
 import pytest
 from limited import Shape
-from moved_host import BEHIND, DIRECT, LIMIT, LOCAL, QUOTA, SECONDS, Door, Intruders, MovedHost, Strangers, load
+from moved_host import BEHIND, DIRECT, LIMIT, LOCAL, QUOTA, SECONDS, Door, Intruders, MovedHost, Strangers, load, served
 from mover import MIGRATE
 from rounds import rounds
 
@@ -19,30 +20,37 @@ from nfkeep import Family
 from nfkeep.testing import close_all, living, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from limited import Service
 
     from nfkeep.testing import Connection, Gateway, Transfer
-    from nfkeep.testing.fixtures import Dialer, EchoServerFactory, GatewayFactory, TransferFactory
+    from nfkeep.testing.fixtures import Dialer, GatewayFactory, TransferFactory
 
-pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600), pytest.mark.usefixtures("own_directories")]
+LARGE = "NFKEEP_LARGE_HOST" in os.environ
+"""Ten thousand connections, half of them by NAT, 200 transferring, and 20,000 entries: `tox -e large`."""
+pytestmark = [
+    pytest.mark.kernel, pytest.mark.timeout(3600 if LARGE else 600), pytest.mark.usefixtures("own_directories"),
+]  # fmt: skip
 
-RULES, SOURCES, LISTS = rounds(500), rounds(8), rounds(20)
+RULES, SOURCES, LISTS = rounds(500), 250 if LARGE else rounds(8), rounds(20)
 """SOURCES: of each kind of connection; each has as many connections as it may have."""
-IN_A_LIST, IN_A_SET = 90, 2000
-TRANSFERS = 4
+IN_A_LIST, IN_A_SET = 90, 9000 if LARGE else 2000
+TRANSFERS = 50 if LARGE else 4
+PAUSE_SECONDS = TRANSFERS / 400
 EXACT_SECONDS = 2.0
+PATIENCE_SECONDS = 60.0 if LARGE else 5.0
 
 
 @pytest.fixture
-def host(gateway_factory: GatewayFactory, echo_server: EchoServerFactory) -> MovedHost:
+def host(gateway_factory: GatewayFactory) -> Iterator[MovedHost]:
     """The host, with services at it and behind it."""
     network = gateway_factory(2 * SOURCES + 4)
-    for family in Family:
-        echo_server(network.gateway, family, "tcp", network.gateway_address(family), LOCAL)
-        echo_server(network.server, family, "tcp", network.server_address(family), BEHIND)
-    return load(network, lists=LISTS, idle=RULES)
+    with contextlib.ExitStack() as stack:
+        for family in Family:
+            stack.enter_context(served(network.gateway, family, network.gateway_address(family), LOCAL))
+            stack.enter_context(served(network.server, family, network.server_address(family), BEHIND))
+        yield load(network, lists=LISTS, idle=RULES)
 
 
 def doors(network: Gateway) -> list[Door]:
@@ -57,7 +65,10 @@ def doors(network: Gateway) -> list[Door]:
 def admitted(network: Gateway, dialer: Dialer, door: Door, each: int) -> list[Connection]:
     """Those that get in of so many attempts of each source."""
     to = network.gateway_address(door.family)
-    return dialer(network.client, door.family, "tcp", to, door.port, each * len(door.sources), source=door.sources)
+    return dialer(
+        network.client, door.family, "tcp", to, door.port, each * len(door.sources), source=door.sources,
+        timeout=PATIENCE_SECONDS,
+    )  # fmt: skip
 
 
 def banned(host: MovedHost) -> dict[Family, dict[str, float]]:
@@ -94,8 +105,8 @@ class Watched:
     quiet: list[Connection]
 
     def check(self, *, nft: bool, took: float) -> None:
-        assert all(each.wait_for(100_000) for each in self.transfers)
-        assert len(living(self.quiet)) == len(self.quiet)
+        assert all(each.wait_for(100_000, PATIENCE_SECONDS) for each in self.transfers)
+        assert len(living(self.quiet, PATIENCE_SECONDS)) == len(self.quiet)
         counted = self.host.counted_in_nft() if nft else self.host.counted_in_iptables()
         assert self.host.idle - counted == set()
         if nft:
@@ -123,7 +134,7 @@ def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: Tran
     network, ends = host.network, banned(host)
     crowds = {each: admitted(network, dialer, each, LIMIT + 2) for each in doors(network)}
     assert [len(crowd) for crowd in crowds.values()] == [LIMIT * SOURCES] * 4
-    transfers = [transfer(each) for crowd in crowds.values() for each in crowd[:TRANSFERS]]
+    transfers = [transfer(each, pause_seconds=PAUSE_SECONDS) for crowd in crowds.values() for each in crowd[:TRANSFERS]]
     quiet = [each for crowd in crowds.values() for each in crowd[TRANSFERS:]]
     watched = Watched(host, ends, transfers, quiet)
     with host.quota() as quota, Intruders(network, crowds) as intruders, Strangers(network) as strangers:
@@ -141,7 +152,7 @@ def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: Tran
     assert (intruders.admitted, intruders.tries > 100) == (0, True)
     assert (strangers.banned_arrived, strangers.welcome_arrived > 100) == (0, True)
     for each, crowd in crowds.items():
-        assert len(living(crowd)) == len(crowd)
+        assert len(living(crowd, PATIENCE_SECONDS)) == len(crowd)
         first = str(each.sources[0])
         close_all([one for one in crowd if one.local[0] == first][:3])
         assert room(network, dialer, Door(each.family, each.port, each.sources[:1])) == 3
