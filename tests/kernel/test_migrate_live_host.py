@@ -105,7 +105,11 @@ class Watched:
     quiet: list[Connection]
 
     def check(self, *, nft: bool, took: float) -> None:
-        assert all(each.wait_for(100_000, PATIENCE_SECONDS) for each in self.transfers)
+        goals = [each.echoed_bytes + 100_000 for each in self.transfers]
+        assert wait_until(
+            lambda: all(each.echoed_bytes >= goal for each, goal in zip(self.transfers, goals, strict=True)),
+            timeout=PATIENCE_SECONDS,
+        )
         assert len(living(self.quiet, PATIENCE_SECONDS)) == len(self.quiet)
         counted = self.host.counted_in_nft() if nft else self.host.counted_in_iptables()
         assert self.host.idle - counted == set()
