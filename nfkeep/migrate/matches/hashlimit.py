@@ -6,10 +6,9 @@ goes through a chain of its own. Rules of one name that want packets above and b
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.hashlimit import Asked, Limit, key_of, type_of
+from nfkeep.migrate.hashlimit import Asked, Limit, key_of, set_names, type_of
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import AnyOf, NoneOf, Statement, Test
 from nfkeep.migrate.rates import coarse
@@ -33,7 +32,7 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     """A set that all rules of the name share."""
     bits = 128 if context.v6 else 32
     asked = Asked.of(match, bits)
-    uses = context.survey.once(("hashlimit", asked.name), lambda: _uses(asked.name, bits, context))
+    uses = context.survey.once(("hashlimit", asked.name), lambda: Asked.every(context.survey, asked.name, bits))
     limit = asked.limit
     if any(use.limit != limit for use in uses):
         raise Lost(
@@ -51,24 +50,15 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
 
 
 def _declare(name: str, limit: Limit, context: Context) -> tuple[str, str]:
-    """The set of all keys, and that of their limits: to ask the latter for a key would use it up.
+    """The set of all keys, and that of their limits.
 
     The first one has as much room as iptables' table, the second never less.
     """
     found = []
-    for what, size in (("keys", limit.size), ("limits", 2 * limit.size)):
+    for set_name, size in zip(set_names(name), (limit.size, 2 * limit.size), strict=True):
         lines = (f"type {type_of(limit, context.ip)}", f"size {size}", "flags dynamic,timeout", _timeout(limit))
-        found.append(context.objects.declare("set", f"hashlimit-{name}-{what}", lines))
+        found.append(context.objects.declare("set", set_name, lines))
     return found[0], found[1]
-
-
-def _uses(name: str, bits: int, context: Context) -> list[Asked]:
-    """All matches of the name but those that are lost: that is said where their rules are translated."""
-    found = []
-    for match in context.survey.matches("hashlimit", "--hashlimit-name", name):
-        with contextlib.suppress(Lost, ValueError):
-            found.append(Asked.of(match, bits))
-    return found
 
 
 def _no_later_fragment(limit: Limit, context: Context) -> tuple[Part, ...]:
