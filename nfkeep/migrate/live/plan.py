@@ -16,6 +16,7 @@ from nfkeep.keep.health_owners import owners
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.live.carried import carried_lists, elements
 from nfkeep.migrate.live.host import managed_by_iptables_nft, run_nft, source_of
+from nfkeep.migrate.live.tokens import keys_of
 from nfkeep.migrate.placement import place_tables
 from nfkeep.migrate.source import rules_of
 from nfkeep.migrate.translation import Translation, translate
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from nfkeep.migrate.live.host import Host
+    from nfkeep.migrate.live.tokens import Keys
 
 NFT_FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 ON_THE_WAY = "a packet that passes in the milliseconds of the change may be missing"
@@ -33,7 +35,6 @@ _FULL_AGAIN = "how much is used up cannot be read: it begins full, so that one b
 _STATES = MappingProxyType(
     {
         "connlimit": (Fidelity.RESTORED, "every connection is counted again"),
-        "hashlimit": (Fidelity.APPROXIMATED, f"of each key, {_FULL_AGAIN}"),
         "limit": (Fidelity.APPROXIMATED, _FULL_AGAIN),
         "quota": (Fidelity.APPROXIMATED, f"goes on where the rule's byte counter is; {_WHILE_LOADING}"),
         "statistic": (Fidelity.APPROXIMATED, "where it is in its turns cannot be read: it begins anew"),
@@ -58,7 +59,7 @@ class Plan:
     """The move of a host, before anything is changed.
 
     `translations`: by family. `outcomes`: what each state will be worth. `owners`: programs that have chains in these
-    rules, and one of those chains. `obstacles`: why `apply` would refuse.
+    rules, and one of those chains. `obstacles`: why `apply` would refuse. `keys`: tables of hashlimit.
     """
 
     host: Host
@@ -66,6 +67,7 @@ class Plan:
     outcomes: tuple[Outcome, ...]
     owners: Mapping[str, str]
     obstacles: tuple[str, ...] = ()
+    keys: tuple[Keys, ...] = ()
 
     @property
     def script(self) -> str:
@@ -112,9 +114,13 @@ def make_plan(host: Host, *, look: bool = True) -> Plan:
     Raises InvalidRuleError for rules that cannot be read.
     """
     translations = {family: translate(text, family, ipsets=host.ipsets) for family, text in host.rules.items()}
+    keys = [keys for of, text in host.rules.items() for keys in keys_of(text, of, translations[of].script)]
     outcomes = [each for family, text in host.rules.items() for each in _outcomes(host, text, family)]
+    outcomes += [each.planned() for each in keys]
     chains = [c.name for f, text in host.rules.items() for t in source_of(text, f).tables for c in t.chains]
-    plan = Plan(host, MappingProxyType(translations), tuple(outcomes), MappingProxyType(owners(chains)))
+    plan = Plan(
+        host, MappingProxyType(translations), tuple(outcomes), MappingProxyType(owners(chains)), keys=tuple(keys)
+    )
     return attrs.evolve(plan, obstacles=tuple(_obstacles(plan))) if look else plan
 
 
