@@ -26,7 +26,7 @@ from nfkeep.nft.ruleset import AskLimit, Bitwise, Compare, Counter, Header, Jump
 from nfkeep.nft.wire import attribute, data_value, nest, string
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     from typing_extensions import Self
 
@@ -81,8 +81,8 @@ def add_keys(limited: LimitedSet, left_ms: Mapping[bytes, int], *, plain: bool =
 class Drain:
     """Takes tokens from elements of one set, all of whose buckets are full when it begins.
 
-    A context manager, for one thread in one network namespace. `key_bytes`: how long a key is. `along`: messages for
-    the same transaction, as for another set. Raises PermissionDeniedError, UnsupportedError, CommitError.
+    A context manager, for one thread in one network namespace. `key_bytes`: how long a key is. Raises
+    PermissionDeniedError, UnsupportedError, CommitError.
     """
 
     def __init__(
@@ -92,7 +92,6 @@ class Drain:
         left_ms: Mapping[bytes, int],
         *,
         key_bytes: int,
-        along: Iterable[Message] = (),
     ) -> None:
         self._opened, self._limited = opened, limited
         self._nonce = secrets.token_bytes(_NONCE_BYTES)
@@ -103,7 +102,7 @@ class Drain:
         try:
             opened.run([
                 attrs.evolve(flush_set(limited.table, limited.name), family=limited.family.value),
-                *add_keys(limited, left_ms), *along, *self._chains(key_bytes),
+                *add_keys(limited, left_ms), *self._chains(key_bytes),
             ])  # fmt: skip
         except BaseException:
             self._raw.close()

@@ -31,6 +31,7 @@ _LINE = re.compile(
     rf"(-?\d{{1,20}}) {_ADDRESS}:(\d{{1,5}})->{_ADDRESS}:(\d{{1,5}}) (\d{{1,20}}) (\d{{1,20}}) (\d{{1,20}})".encode()
 )
 _AT_ONCE = 1 << 16
+_LAST_PORT = 0xFFFF
 
 
 @attrs.frozen(slots=True)
@@ -91,13 +92,13 @@ def read_buckets(name: str, family: Family) -> Iterator[tuple[float, Bucket]]:
 
 def parse(text: bytes, family: Family) -> list[Bucket]:
     """The buckets in lines of such a file. Raises UnsupportedError for one that is not as the kernel writes them."""
-    found = []
+    found, number = [], int(family.value)
     for line in text.splitlines():
         parts = _LINE.fullmatch(line)
         try:
             if parts is None:
                 raise ValueError
-            found.append(_bucket(parts, family))
+            found.append(_bucket(number, *parts.groups()))
         except (ValueError, OSError):
             raise UnsupportedError(
                 f"this kernel writes tables of hashlimit in a way that nfkeep does not know: {line!r:.160}",
@@ -106,9 +107,10 @@ def parse(text: bytes, family: Family) -> list[Bucket]:
     return found
 
 
-def _bucket(parts: re.Match[bytes], family: Family) -> Bucket:
-    source, target = (socket.inet_pton(family.value, parts[at].decode()) for at in (2, 4))
-    ports = int(parts[3]), int(parts[5])
-    if max(ports) > 0xFFFF:
+def _bucket(family: int, left: bytes, *told: bytes) -> Bucket:
+    source, source_port, target, target_port, credit, cap, cost = told
+    ports = int(source_port), int(target_port)
+    if max(ports) > _LAST_PORT:
         raise ValueError
-    return Bucket((source, target), ports, int(parts[1]), *(int(parts[at]) for at in (6, 7, 8)))
+    addresses = socket.inet_pton(family, source.decode()), socket.inet_pton(family, target.decode())
+    return Bucket(addresses, ports, int(left), int(credit), int(cap), int(cost))

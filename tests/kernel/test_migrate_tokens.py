@@ -20,6 +20,8 @@ from nfkeep.namespaces import Namespace
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.ruleset import Limit
 from nfkeep.nft.tokens import Drain, LimitedSet
+from nfkeep.testing import wait_until
+from nfkeep.xtables.hashlimit import read_buckets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -43,7 +45,7 @@ Key = tuple[str, str, int]
 
 
 def above(options: str) -> list[str]:
-    return [f"{HASHLIMIT} --hashlimit-above 1/min --hashlimit-burst 10 {options} -j DROP"]
+    return [f"{HASHLIMIT} --hashlimit-above 1/hour --hashlimit-burst 10 {options} -j DROP"]
 
 
 def upto(options: str) -> list[str]:
@@ -69,7 +71,7 @@ V4 = {
     "one bucket": (above(""), BY_SOURCE[2:3]),
     "asked above and up to": (
         [*above("--hashlimit-mode srcip --hashlimit-htable-expire 90000"),
-         f"{HASHLIMIT} --hashlimit-upto 1/min --hashlimit-burst 10 --hashlimit-mode srcip"
+         f"{HASHLIMIT} --hashlimit-upto 1/hour --hashlimit-burst 10 --hashlimit-mode srcip"
          " --hashlimit-htable-expire 90000 -j RETURN", "-j DROP"],
         BY_SOURCE,
     ),
@@ -162,10 +164,11 @@ def test_as_many_pass_as_would_have(
     assert "nfkeep" not in moved.namespace.run("nft list ruleset").stdout
 
 
-@pytest.mark.parametrize(("family", "keys"), [(Family.IPV4, BY_SOURCE), (Family.IPV6, BY_SOURCE6)], ids=str)
+@pytest.mark.parametrize("family", Family, ids=str)
 @pytest.mark.parametrize("way", ["above", "upto"])
-def test_as_many_bytes(sender: Callable[..., Sender], family: Family, keys: list[Key], way: str) -> None:
+def test_as_many_bytes(sender: Callable[..., Sender], family: Family, way: str) -> None:
     """The same for buckets of bytes, of twenty times ten packets, but for what came since: ten packets in a second."""
+    keys = BY_SOURCE6 if family is Family.IPV6 else BY_SOURCE
     rest = ["-j DROP"] if way == "upto" else []
     rules = [
         f"{HASHLIMIT} --hashlimit-{way} 1104b/s --hashlimit-burst 20kb --hashlimit-mode srcip"
@@ -179,19 +182,26 @@ def test_as_many_bytes(sender: Callable[..., Sender], family: Family, keys: list
     told = moved.told(moved.apply())
     pairs = [(same.send(key, 1000), moved.send(key, 1000)) for key in keys]
     most = 1 + 10 * (time.monotonic() - begun)
-    wrong = [(key, pair) for key, pair in zip(keys, pairs, strict=True) if abs(pair[1] - pair[0]) > most]
+    wrong = [
+        (key, pair)
+        for key, pair in zip(keys, pairs, strict=True)
+        if abs(pair[1] - pair[0]) > most + pair[0] / OCTETS  # iptables takes each for a byte longer
+    ]
     assert (wrong, [fidelity for _, fidelity, _ in told]) == ([], [Fidelity.RESTORED]), (pairs, most)
-    assert most < 30
+    assert most < 100
 
 
 def test_a_key_is_kept_for_as_long(sender: Callable[..., Sender]) -> None:
     """What is left of a key's time in iptables, to the second above, it has in nft, in both sets."""
-    here = sender(Family.IPV4, above("--hashlimit-mode srcip --hashlimit-htable-expire 2500"), [])
+    here = sender(Family.IPV4, above("--hashlimit-mode srcip --hashlimit-htable-expire 60000"), [])
     here.send(BY_SOURCE[4], 5)
+    with here.namespace:
+        assert wait_until(lambda: next(read_buckets("x", Family.IPV4))[1].seconds_left < 58)
     here.apply()
     listing = here.namespace.run("nft list ruleset").stdout
-    left = [each for each in listing.split("expires ")[1:] if each.startswith(("2s", "1s"))]
+    left = [int(each.split("s")[0]) for each in listing.split("expires ")[1:]]
     assert (listing.count("127.0.0.5"), len(left)) == (2, 2), listing
+    assert 40 < max(left) <= 58
 
 
 def test_nobody_sees_how(sender: Callable[..., Sender]) -> None:
@@ -309,7 +319,7 @@ def test_rules_that_nft_has_not(sender: Callable[..., Sender]) -> None:
 
 def test_many_tables(sender: Callable[..., Sender]) -> None:
     """Tables of several names, of both families and of rules in several tables, are each brought to their level."""
-    one = "--hashlimit-above 1/min --hashlimit-burst 10 --hashlimit-mode srcip"
+    one = "--hashlimit-above 1/hour --hashlimit-burst 10 --hashlimit-mode srcip"
     here = sender(Family.IPV4, above("--hashlimit-mode srcip"), BY_SOURCE6[:1])
     here.namespace.run(f"iptables-legacy -A OUTPUT -p udp -m hashlimit --hashlimit-name y.1 {one} -j DROP")
     here.namespace.run(f"iptables-legacy -t mangle -A OUTPUT -p tcp {HASHLIMIT} {one} -j DROP")

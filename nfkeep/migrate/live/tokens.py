@@ -69,7 +69,7 @@ class Keys:
         if self.limit is None:
             return Outcome(KIND, self.where, Fidelity.LOST, "nft has none of its rules")
         within = "the bytes of a packet" if self.limit.in_bytes else "one"
-        detail = f"{number} keys, each with its tokens, within {within}"
+        detail = f"{number} keys, each with its tokens within {within}; what it sends in the milliseconds counts twice"
         return Outcome(KIND, self.where, Fidelity.RESTORED, detail)
 
     def _carried(self, opened: BatchSocket, limit: Limit) -> int:
@@ -79,8 +79,8 @@ class Keys:
         known, limits = self._sets(limit)
         left = {key: _left_ms(bucket, limit) for key, (_, bucket) in found.items()}
         short = {key: left[key] for key, (read, bucket) in found.items() if _missing(limits, bucket, read)}
-        along = add_keys(known, left, plain=True)
-        with Drain(opened, limits, short, key_bytes=len(next(iter(found))), along=along) as drain:
+        opened.run(add_keys(known, left, plain=True))
+        with Drain(opened, limits, short, key_bytes=len(next(iter(found)))) as drain:
             for key, (read, bucket) in self._read(limit).items():
                 drain.take(key, _missing(limits, bucket, read))
             drain.check()

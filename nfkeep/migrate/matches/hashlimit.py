@@ -25,6 +25,7 @@ OPTIONS = {
     "--hashlimit-rate-interval": 1,
 }  # fmt: skip
 _WITH_PORTS = ("tcp", "udp", "dccp", "sctp", "udplite", "esp")  # proto_ports_offset(); AH has its SPI further back
+_USUAL_BYTES = 1500  # of a packet; hashlimit_byte_cost() takes none for longer than what comes in a second
 _PORT_MATCHES = frozenset({"tcp", "udp", "multiport", "sctp", "dccp"})
 
 
@@ -92,9 +93,11 @@ def _ways(limit: Limit, context: Context) -> list[tuple[tuple[Simple, ...], str]
 def _admit(match: Extension, limit: Limit, context: Context) -> None:
     """Say where the rule differs a little."""
     if limit.in_bytes:
+        second = limit.in_nft(over=False).rate
+        most = f", and none for longer than {second}" if second < _USUAL_BYTES else ""
         context.approximate(
             match,
-            "iptables takes a packet for 1 to 16 bytes longer than it is (12 if it has 100 bytes, 4 if 1500); "
+            f"iptables takes a packet for 1 to 16 bytes longer than it is (12 if it has 100 bytes, 4 if 1500){most}; "
             "and it grants the burst once for each key, nft again and again as it refills",
         )
     burst = match.option("--hashlimit-burst")
