@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -39,6 +41,14 @@ chain o { type filter hook output priority -2147483648; meta l4proto 253 drop
 """
 OCTETS = 111  # of a packet: as iptables counts them, by 16 and one more, it is all but as long as it is
 _HEADERS = {Family.IPV4: 28, Family.IPV6: 48}
+
+KILLED = """
+import os, signal
+from nfkeep.cli.migrate import main
+from nfkeep.nft.tokens import Drain
+Drain.take = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+main(["apply"])
+"""
 
 Key = tuple[str, str, int]
 """Source, target and port of packets."""
@@ -333,6 +343,19 @@ def test_many_tables(sender: Callable[..., Sender]) -> None:
         ("IPv6, keys of x", Fidelity.RESTORED),
     ]
     assert (here.send(BY_SOURCE[0], MOST), six.send(BY_SOURCE6[0], MOST)) == (7, 6)
+
+
+def test_killed_in_the_middle(sender: Callable[..., Sender]) -> None:
+    """What is left of our chains when the process is killed changes no verdict, and goes with a rollback."""
+    here = sender(Family.IPV4, above("--hashlimit-mode srcip"), [])
+    for key in BY_SOURCE:
+        here.send(key, 5)
+    died = here.namespace.run([sys.executable, "-c", KILLED], check=False, env=dict(os.environ))
+    assert (died.returncode, "nfkeep-tokens" in here.namespace.run("nft list ruleset").stdout) == (-9, True)
+    assert [here.send(key, MOST) for key in BY_SOURCE] == [5] * 12
+    here.rollback()
+    assert here.namespace.run("nft list ruleset").stdout == ""
+    assert here.send(("127.0.0.20", "127.0.0.1", 9), MOST) == 10
 
 
 def test_the_way_back(sender: Callable[..., Sender]) -> None:
