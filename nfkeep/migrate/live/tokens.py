@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 KIND = "hashlimit"
 _NAME = "--hashlimit-name"
+_ON_THE_WAY = "what it sends in the milliseconds of the change may count twice"
 _WHOLE = 1e-6
 """What a packet's token may lack by rounding and still be none that is missing."""
 
@@ -69,7 +70,7 @@ class Keys:
         if self.limit is None:
             return Outcome(KIND, self.where, Fidelity.LOST, "nft has none of its rules")
         within = "the bytes of a packet" if self.limit.in_bytes else "one"
-        detail = f"{number} keys, each with its tokens within {within}; what it sends in the milliseconds counts twice"
+        detail = f"{number} keys, each with its tokens, within {within}; {_ON_THE_WAY}"
         return Outcome(KIND, self.where, Fidelity.RESTORED, detail)
 
     def _carried(self, opened: BatchSocket, limit: Limit) -> int:
