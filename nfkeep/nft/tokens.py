@@ -86,12 +86,7 @@ class Drain:
     """
 
     def __init__(
-        self,
-        opened: BatchSocket,
-        limited: LimitedSet,
-        left_ms: Mapping[bytes, int],
-        *,
-        key_bytes: int,
+        self, opened: BatchSocket, limited: LimitedSet, left_ms: Mapping[bytes, int], *, key_bytes: int
     ) -> None:
         self._opened, self._limited = opened, limited
         self._nonce = secrets.token_bytes(_NONCE_BYTES)

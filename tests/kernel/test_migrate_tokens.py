@@ -15,7 +15,7 @@ import pytest
 
 from nfkeep import Family, NfkeepError
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.live import cutover
+from nfkeep.migrate.live import cutover, tokens
 from nfkeep.migrate.live.host import read_host
 from nfkeep.migrate.live.plan import make_plan
 from nfkeep.namespaces import Namespace
@@ -271,9 +271,19 @@ def test_keys_without_a_loopback(sender: Callable[..., Sender]) -> None:
     here.namespace.run("ip -6 address del ::1/128 dev lo")
     [(where, fidelity, detail)] = here.told(here.apply())
     assert (where, fidelity) == ("IPv6, keys of x", Fidelity.APPROXIMATED)
-    assert "begins full" in detail
+    assert "begin full" in detail
     assert "::1" in detail
     assert "nfkeep" not in here.namespace.run("nft list ruleset").stdout
+
+
+def test_more_than_anybody_waits_for(sender: Callable[..., Sender], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where time is up, the report tells how many keys had their turn; the others begin full."""
+    monkeypatch.setattr(tokens, "PATIENCE_SECONDS", -1.0)
+    here = sender(Family.IPV4, above("--hashlimit-mode srcip"), [])
+    here.send(BY_SOURCE[0], 5)
+    [(_, fidelity, detail)] = here.told(here.apply())
+    assert (fidelity, "only 0 of 1 keys" in detail) == (Fidelity.APPROXIMATED, True), detail
+    assert here.send(BY_SOURCE[0], MOST) == 10
 
 
 def test_nobody_is_before_us(sender: Callable[..., Sender]) -> None:
