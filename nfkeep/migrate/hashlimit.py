@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
+import re
 from typing import TYPE_CHECKING
 
 import attrs
 
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.rates import nft_rate, rate_and_unit, unit_seconds
+from nfkeep.nft import ruleset
 
 if TYPE_CHECKING:
     from nfkeep.migrate.rule import Extension
+    from nfkeep.migrate.survey import Survey
 
 MODES = ("srcip", "dstip", "srcport", "dstport")
 _SCALE = 1_000_000  # XT_HASHLIMIT_SCALE_v2
@@ -23,6 +27,7 @@ overflows with it, and is smaller than it says."""
 
 _CREDITS = 4_194_304_000  # HZ * CREDITS_PER_JIFFY_BYTES, with HZ of 250 or 1000
 _FACTORS = {"k": 1024, "m": 1024 * 1024}
+_RATE = re.compile(r"(\d+)(?: bytes)?/(\w+)(?: burst (\d+) (?:packets|bytes))?")
 _SHORTEST_GC = 1000
 _LARGEST_TABLE = 1_048_576  # HASHLIMIT_MAX_SIZE
 _BUCKETS = 8192  # htable_create() with a gigabyte of memory or more
@@ -50,6 +55,12 @@ class Limit:
         """Whether it counts bytes."""
         return "bytes/" in self.rate
 
+    def in_nft(self, *, over: bool) -> ruleset.Limit:
+        """The limit as nft's kernel has it."""
+        found = _RATE.fullmatch(self.rate)
+        assert found is not None, "it is written here"
+        return ruleset.Limit(int(found[1]), unit_seconds(found[2]), int(found[3] or 0), self.in_bytes, over)
+
     @property
     def uncertain(self) -> bool:
         """Whether it can be seen how soon the kernel's collector comes by that forgets a full bucket's key."""
@@ -76,6 +87,15 @@ class Asked:
             raise Lost("--hashlimit-upto or --hashlimit-above and --hashlimit-name are needed")
         above = (option.name == "--hashlimit-above") != option.negated
         return cls(name.value, above, _limit(match, option.value, bits))
+
+    @classmethod
+    def every(cls, survey: Survey, name: str, bits: int) -> list[Asked]:
+        """All matches of the name but those that are lost: that is said where their rules are translated."""
+        found = []
+        for match in survey.matches("hashlimit", "--hashlimit-name", name):
+            with contextlib.suppress(Lost, ValueError):
+                found.append(cls.of(match, bits))
+        return found
 
 
 def _limit(match: Extension, rate: str, bits: int) -> Limit:
@@ -138,6 +158,36 @@ def _size(text: str) -> int:
     """`20kb` in bytes."""
     digits = text.rstrip("b").rstrip("km")
     return int(digits) * _FACTORS.get(text[len(digits) : len(digits) + 1], 1)
+
+
+def set_names(name: str) -> tuple[str, str]:
+    """The set of all keys, and that of their limits: to ask the latter for a key would use it up.
+
+    Not yet as nft can read them (nfkeep.migrate.names.identifier).
+    """
+    return f"hashlimit-{name}-keys", f"hashlimit-{name}-limits"
+
+
+def packed_key(limit: Limit, addresses: tuple[bytes, bytes], ports: tuple[int, int]) -> bytes:
+    """A key as the kernel has it in these sets: fields of four bytes or more (NFT_REG32_SIZE)."""
+    lengths = ("srcip", limit.source_length), ("dstip", limit.target_length)
+    fields = [
+        address for (mode, length), address in zip(lengths, addresses, strict=True) if mode in limit.mode and length
+    ]
+    named = zip(("srcport", "dstport"), ports, strict=True)
+    fields += [port.to_bytes(2, "big") + bytes(2) for mode, port in named if mode in limit.mode]
+    return b"".join(fields) or bytes(len(addresses[0]))
+
+
+def missing(limit: ruleset.Limit, credit: int, cap: int, cost: int, seconds: float) -> float:
+    """Packets, or bytes, that an entry of iptables had too little for a full bucket, less what has come since.
+
+    For bytes `cap` is how many times it may be filled anew, which no time brings back (hashlimit_byte_cost()).
+    """
+    if not limit.in_bytes:
+        return max(0.0, (cap - credit) / cost - seconds * limit.rate / limit.unit_seconds)
+    refills = limit.burst // limit.rate - cap
+    return limit.rate * (max(0, refills) + max(0.0, 1 - credit / _CREDITS - seconds))
 
 
 def key_of(limit: Limit, ip: str, ports: tuple[str, str]) -> str:

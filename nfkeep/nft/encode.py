@@ -14,6 +14,7 @@ from typing import Any
 import attrs
 
 from nfkeep.nft.ruleset import (
+    AskLimit,
     BaseChain,
     Bitwise,
     Compare,
@@ -22,6 +23,8 @@ from nfkeep.nft.ruleset import (
     Ct,
     Expression,
     Jump,
+    Key,
+    Limit,
     Lookup,
     Meta,
     Payload,
@@ -55,6 +58,7 @@ _NFT_TABLE_F_OWNER = 0x2
 _NFT_SET_TIMEOUT = 0x10
 _NFT_OBJECT_COUNTER = 1
 _NFT_REG_1 = 1
+_NFT_DYNSET_OP_ADD = 0
 _NFT_JUMP, _NFT_GOTO = -3, -4
 _INET_PROTOCOL = 12  # the nft command's own number for the type, which the kernel only keeps: TYPE_INET_PROTOCOL
 _BIG = struct.Struct("!H").unpack(struct.pack("=H", NFNL_SUBSYS_NFTABLES))[0]
@@ -114,6 +118,16 @@ def read_counter(name: str, counter: str) -> Message:
 def rule_expressions(rule: Rule) -> bytes:
     """NFTA_RULE_EXPRESSIONS of one rule."""
     return nest(4, b"".join([_expression(each) for each in rule]))
+
+
+def limit_expression(kind: int, limit: Limit) -> bytes:
+    """A limit as NFTA_SET_ELEM_EXPR, NFTA_DYNSET_EXPR and the like, by the number of the attribute."""
+    numbers = attribute(1, struct.pack("!Q", limit.rate)) + attribute(2, struct.pack("!Q", limit.unit_seconds))
+    return nest(
+        kind,
+        string(1, "limit")
+        + nest(2, numbers + u32(3, limit.burst) + u32(4, int(limit.in_bytes)) + u32(5, int(limit.over))),
+    )
 
 
 def batch(messages: Sequence[Message], sequence: int, generation: int | None = None) -> bytes:
@@ -220,6 +234,11 @@ _ENCODERS: dict[type, Callable[[Any], tuple[str, bytes]]] = {
     Meta: lambda e: ("meta", u32(1, _NFT_REG_1) + u32(2, e.key)),
     Ct: lambda e: ("ct", u32(1, _NFT_REG_1) + u32(2, e.key) + (attribute(3, b"\0") if e.original else b"")),
     Payload: lambda e: ("payload", _SOURCE + u32(2, e.base) + u32(3, e.offset) + u32(4, e.length)),
+    Key: lambda e: ("payload", _SOURCE + u32(2, e.base) + u32(3, e.offset) + u32(4, e.length)),
+    AskLimit: lambda e: (
+        "dynset",
+        string(1, e.set_name) + u32(3, 0) + u32(4, _NFT_REG_1) + limit_expression(7, e.limit),
+    ),
     Bitwise: lambda e: (
         "bitwise",
         _SOURCE_AND_DESTINATION + u32(3, len(e.mask)) + data_value(4, e.mask) + data_value(5, e.xor),

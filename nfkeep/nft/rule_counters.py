@@ -67,9 +67,13 @@ class SeenRule:
         return Message(NFT_MSG_NEWRULE, _NLM_F_REPLACE, body, what, self.family)
 
 
-def list_rules(opened: BatchSocket, family: int, table: str) -> list[bytes]:
-    """All rules of a table in the order of its chains, as the kernel lists them: for `seen`, which takes its time."""
-    return [data for _, data in opened.dump(_NFT_MSG_GETRULE, string(_TABLE, table), family)]
+def list_rules(opened: BatchSocket, family: int, table: str, chain: str = "") -> list[bytes]:
+    """All rules of a chain, or of a table in the order of its chains, as the kernel lists them.
+
+    What is in them `seen` finds out, which takes its time.
+    """
+    where = string(_TABLE, table) + (string(_CHAIN, chain) if chain else b"")
+    return [data for _, data in opened.dump(_NFT_MSG_GETRULE, where, family)]
 
 
 def read_again(opened: BatchSocket, rules: Sequence[SeenRule]) -> list[SeenRule]:

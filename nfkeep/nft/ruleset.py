@@ -28,6 +28,11 @@ def _length(instance: object, attribute: attrs.Attribute[int], value: int) -> No
         raise ValueError(f"{attribute.name}: {value} bytes, not 1 to {REGISTER_BYTES}")
 
 
+def _fits_all(instance: object, attribute: attrs.Attribute[int], value: int) -> None:
+    if not 1 <= value <= 4 * REGISTER_BYTES:
+        raise ValueError(f"{attribute.name}: {value} bytes, not 1 to {4 * REGISTER_BYTES}")
+
+
 class MetaKey(enum.IntEnum):
     """What Meta can load: enum nft_meta_keys. The names are 16 bytes, filled up with zeros; the others are one byte."""
 
@@ -136,6 +141,40 @@ class Lookup:
 
 
 @attrs.frozen(slots=True)
+class Key:
+    """Load bytes of the packet into as many registers as they fill: what an element of a set of several fields is."""
+
+    base: Header
+    offset: int
+    length: int = attrs.field(validator=_fits_all)
+
+
+@attrs.frozen(slots=True)
+class Limit:
+    """What an element may have of its own: so many packets or bytes in a time, after a burst (nft_limit.c).
+
+    `over`: it holds for what exceeds it.
+    """
+
+    rate: int
+    unit_seconds: int
+    burst: int
+    in_bytes: bool = False
+    over: bool = False
+
+
+@attrs.frozen(slots=True)
+class AskLimit:
+    """Ask the limit of the element that the registers say, which is added unless it is there; its time goes on.
+
+    The rule goes on where the limit holds. net/netfilter/nft_dynset.c.
+    """
+
+    set_name: str
+    limit: Limit
+
+
+@attrs.frozen(slots=True)
 class Jump:
     """Go on in another chain, and come back behind this rule; with `goto` behind the one that led here."""
 
@@ -171,7 +210,20 @@ class CountIn:
 
 
 Expression: TypeAlias = (
-    Meta | Ct | Payload | Bitwise | Compare | Range | Lookup | Counter | CountIn | Verdict | Jump | Reject
+    Meta
+    | Ct
+    | Payload
+    | Key
+    | Bitwise
+    | Compare
+    | Range
+    | Lookup
+    | AskLimit
+    | Counter
+    | CountIn
+    | Verdict
+    | Jump
+    | Reject
 )
 Rule: TypeAlias = tuple[Expression, ...]
 

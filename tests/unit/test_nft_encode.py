@@ -19,6 +19,7 @@ from nfkeep.keep.guard import guard_ruleset
 from nfkeep.model import Hook
 from nfkeep.nft import encode, wire
 from nfkeep.nft.ruleset import (
+    AskLimit,
     BaseChain,
     Bitwise,
     Compare,
@@ -29,6 +30,8 @@ from nfkeep.nft.ruleset import (
     Element,
     Header,
     Jump,
+    Key,
+    Limit,
     Lookup,
     Meta,
     MetaKey,
@@ -128,6 +131,29 @@ EXPRESSIONS: dict[str, tuple[Expression, bytes, Tree]] = {
         Payload(Header.TRANSPORT, 13, 1),
         b"payload\0",
         [(1, REGISTER), (2, number(2)), (3, number(13)), (4, number(1))],
+    ),
+    "a key of several fields": (
+        Key(Header.NETWORK, 36, 40),
+        b"payload\0",
+        [(1, REGISTER), (2, number(1)), (3, number(36)), (4, number(40))],
+    ),
+    "dynset with a limit": (
+        AskLimit("keys", Limit(3, 60, 5, over=True)),
+        b"dynset\0",
+        [
+            (1, b"keys\0"), (3, number(0)), (4, REGISTER),
+            (7, [(1, b"limit\0"), (2, [(1, bytes(7) + b"\3"), (2, bytes(7) + b"<"), (3, number(5)), (4, number(0)),
+                                       (5, number(1))])]),
+        ],
+    ),
+    "dynset with a limit of bytes": (
+        AskLimit("keys", Limit(1120, 1, 0, in_bytes=True)),
+        b"dynset\0",
+        [
+            (1, b"keys\0"), (3, number(0)), (4, REGISTER),
+            (7, [(1, b"limit\0"), (2, [(1, bytes(6) + b"\4\x60"), (2, bytes(7) + b"\1"), (3, number(0)),
+                                       (4, number(1)), (5, number(0))])]),
+        ],
     ),
     "bitwise": (
         Bitwise(b"\xff\xf0\x00", b"\x00\x01\x02"),
@@ -284,6 +310,7 @@ INVALID: dict[str, Callable[[], object]] = {
     "more than a register": lambda: Compare(Relation.EQ, bytes(17)),
     "a load of nothing": lambda: Payload(Header.NETWORK, 0, 0),
     "a load of more than a register": lambda: Payload(Header.NETWORK, 0, 17),
+    "a key of more than all registers": lambda: Key(Header.NETWORK, 0, 65),
     "a mask of another length": lambda: Bitwise(b"\xff", b"\0\0"),
     "a range that ends before it begins": lambda: Range(Relation.EQ, b"\2", b"\1"),
     "a range of two lengths": lambda: Range(Relation.EQ, b"\1", b"\1\1"),

@@ -16,7 +16,7 @@ import attrs
 
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome, Report
-from nfkeep.migrate.live import copies, parking, record
+from nfkeep.migrate.live import copies, parking, record, tokens
 from nfkeep.migrate.live.carried import carried_lists
 from nfkeep.migrate.live.commands import NFT_FAMILY, restore_iptables, run_nft, run_tool
 from nfkeep.migrate.live.counting import Continuation, added, counted_between, final_counters
@@ -144,6 +144,7 @@ def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> 
 
     report = parking.count_again(parking.limited(done.legacy), load)
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
+    keys = tokens.carry(fresh.keys)
     tell("putting the rules of iptables out of action")
     parking.park(done.legacy, counts_anew(done.nft))
     continued = list(_go_on(fresh, last))
@@ -151,7 +152,8 @@ def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> 
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
     record.wake()
     counted = {o.where: o for o in (report.outcomes if report else ()) if o.kind == "connlimit"}
-    outcomes = [_as_counted(each, counted) for each in fresh.outcomes if each.kind != "counters"]
+    planned = (keys.get(each.where, each) for each in fresh.outcomes if each.kind != "counters")
+    outcomes = [_as_counted(each, counted) for each in planned]
     return Report((*continued, *outcomes), report.gate_seconds if report else 0.0)
 
 

@@ -18,6 +18,7 @@ from nfkeep.migrate.live.commands import NFT_FAMILY, run_nft
 from nfkeep.migrate.live.host import source_of
 from nfkeep.migrate.live.iptables_nft import refused_by_legacy
 from nfkeep.migrate.live.owners import Owner, find
+from nfkeep.migrate.live.tokens import keys_of
 from nfkeep.migrate.placement import place_tables
 from nfkeep.migrate.source import rules_of
 from nfkeep.migrate.translation import Translation, translate
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from nfkeep.migrate.live.host import Host
+    from nfkeep.migrate.live.tokens import Keys
 
 ON_THE_WAY = "a packet that passes in the milliseconds of the change may be missing"
 _WHILE_LOADING = "what passes while nft loads the script is not in it"
@@ -34,7 +36,6 @@ _FULL_AGAIN = "how much is used up cannot be read: it begins full, so that one b
 _STATES = MappingProxyType(
     {
         "connlimit": (Fidelity.RESTORED, "every connection is counted again"),
-        "hashlimit": (Fidelity.APPROXIMATED, f"of each key, {_FULL_AGAIN}"),
         "limit": (Fidelity.APPROXIMATED, _FULL_AGAIN),
         "quota": (Fidelity.APPROXIMATED, f"goes on where the rule's byte counter is; {_WHILE_LOADING}"),
         "statistic": (Fidelity.APPROXIMATED, "where it is in its turns cannot be read: it begins anew"),
@@ -59,7 +60,7 @@ class Plan:
     """The move of a host, before anything is changed.
 
     `translations`: by family. `outcomes`: what each state will be worth. `owners`: programs that go on
-    writing these rules. `obstacles`: why `apply` would refuse.
+    writing these rules. `obstacles`: why `apply` would refuse. `keys`: tables of hashlimit.
     """
 
     host: Host
@@ -67,6 +68,7 @@ class Plan:
     outcomes: tuple[Outcome, ...]
     owners: tuple[Owner, ...]
     obstacles: tuple[str, ...] = ()
+    keys: tuple[Keys, ...] = ()
 
     @property
     def script(self) -> str:
@@ -116,9 +118,12 @@ def make_plan(host: Host, *, look: bool = True) -> Plan:
     Raises InvalidRuleError for rules that cannot be read.
     """
     translations = {family: translate(text, family, ipsets=host.ipsets) for family, text in host.rules.items()}
+    keys = [keys for of, text in host.rules.items() for keys in keys_of(text, of, translations[of].script)]
     outcomes = [each for family, text in host.rules.items() for each in _outcomes(host, text, family)]
+    outcomes += [each.planned() for each in keys]
     chains = [c.name for f, text in host.rules.items() for t in source_of(text, f).tables for c in t.chains]
-    plan = Plan(host, MappingProxyType(translations), tuple(outcomes), tuple(find(chains, host.boot_files)))
+    owned = tuple(find(chains, host.boot_files))
+    plan = Plan(host, MappingProxyType(translations), tuple(outcomes), owned, keys=tuple(keys))
     return attrs.evolve(plan, obstacles=tuple(_obstacles(plan))) if look else plan
 
 

@@ -6,10 +6,9 @@ goes through a chain of its own. Rules of one name that want packets above and b
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.hashlimit import Asked, Limit, key_of, type_of
+from nfkeep.migrate.hashlimit import Asked, Limit, key_of, set_names, type_of
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import AnyOf, NoneOf, Statement, Test
 from nfkeep.migrate.rates import coarse
@@ -26,6 +25,7 @@ OPTIONS = {
     "--hashlimit-rate-interval": 1,
 }  # fmt: skip
 _WITH_PORTS = ("tcp", "udp", "dccp", "sctp", "udplite", "esp")  # proto_ports_offset(); AH has its SPI further back
+_USUAL_BYTES = 1500  # of a packet; hashlimit_byte_cost() takes none for longer than what comes in a second
 _PORT_MATCHES = frozenset({"tcp", "udp", "multiport", "sctp", "dccp"})
 
 
@@ -33,7 +33,7 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     """A set that all rules of the name share."""
     bits = 128 if context.v6 else 32
     asked = Asked.of(match, bits)
-    uses = context.survey.once(("hashlimit", asked.name), lambda: _uses(asked.name, bits, context))
+    uses = context.survey.once(("hashlimit", asked.name), lambda: Asked.every(context.survey, asked.name, bits))
     limit = asked.limit
     if any(use.limit != limit for use in uses):
         raise Lost(
@@ -51,24 +51,15 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
 
 
 def _declare(name: str, limit: Limit, context: Context) -> tuple[str, str]:
-    """The set of all keys, and that of their limits: to ask the latter for a key would use it up.
+    """The set of all keys, and that of their limits.
 
     The first one has as much room as iptables' table, the second never less.
     """
     found = []
-    for what, size in (("keys", limit.size), ("limits", 2 * limit.size)):
+    for set_name, size in zip(set_names(name), (limit.size, 2 * limit.size), strict=True):
         lines = (f"type {type_of(limit, context.ip)}", f"size {size}", "flags dynamic,timeout", _timeout(limit))
-        found.append(context.objects.declare("set", f"hashlimit-{name}-{what}", lines))
+        found.append(context.objects.declare("set", set_name, lines))
     return found[0], found[1]
-
-
-def _uses(name: str, bits: int, context: Context) -> list[Asked]:
-    """All matches of the name but those that are lost: that is said where their rules are translated."""
-    found = []
-    for match in context.survey.matches("hashlimit", "--hashlimit-name", name):
-        with contextlib.suppress(Lost, ValueError):
-            found.append(Asked.of(match, bits))
-    return found
 
 
 def _no_later_fragment(limit: Limit, context: Context) -> tuple[Part, ...]:
@@ -102,9 +93,11 @@ def _ways(limit: Limit, context: Context) -> list[tuple[tuple[Simple, ...], str]
 def _admit(match: Extension, limit: Limit, context: Context) -> None:
     """Say where the rule differs a little."""
     if limit.in_bytes:
+        second = limit.in_nft(over=False).rate
+        most = f", and none for longer than {second}" if second < _USUAL_BYTES else ""
         context.approximate(
             match,
-            "iptables takes a packet for 1 to 16 bytes longer than it is (12 if it has 100 bytes, 4 if 1500); "
+            f"iptables takes a packet for 1 to 16 bytes longer than it is (12 if it has 100 bytes, 4 if 1500){most}; "
             "and it grants the burst once for each key, nft again and again as it refills",
         )
     burst = match.option("--hashlimit-burst")
