@@ -38,6 +38,7 @@ RULES, SOURCES, LISTS = rounds(500), 250 if LARGE else rounds(8), rounds(20)
 IN_A_LIST, IN_A_SET = 90, 9000 if LARGE else 2000
 TRANSFERS = 50 if LARGE else 4
 PAUSE_SECONDS = TRANSFERS / 400
+VERIFIED = rounds(200)
 EXACT_SECONDS = 2.0
 PATIENCE_SECONDS = 60.0 if LARGE else 5.0
 
@@ -133,6 +134,16 @@ class Watched:
             assert (early, late) == ({}, {})
 
 
+def verified(host: MovedHost) -> bool:
+    """Whether packets are treated the same by iptables' rules and by nft's, in both families."""
+    found = [
+        host.namespace.run([*MIGRATE, "verify", "--live", "--packets", f"{VERIFIED}", *family], check=False)
+        for family in ([], ["--ipv6"])
+    ]
+    assert [each.stdout for each in found if "0 treated differently" not in each.stdout] == []
+    return True
+
+
 def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: TransferFactory) -> None:
     """Connections, transfers, limits, bans, counters and a quota outlive it; connections that end make room again."""
     network, ends = host.network, banned(host)
@@ -141,6 +152,7 @@ def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: Tran
     transfers = [transfer(each, pause_seconds=PAUSE_SECONDS) for crowd in crowds.values() for each in crowd[:TRANSFERS]]
     quiet = [each for crowd in crowds.values() for each in crowd[TRANSFERS:]]
     watched = Watched(host, ends, transfers, quiet)
+    assert verified(host)
     with host.quota() as quota, Intruders(network, crowds) as intruders, Strangers(network) as strangers:
         assert quota.send(20) == 20
         took = 0.0
@@ -151,6 +163,7 @@ def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: Tran
             watched.check(nft=nft, took=took)
             assert (command, intruders.admitted) == (command, 0)
         assert quota.send(QUOTA // 1000) == QUOTA // 1000 - 20
+    assert verified(host)
     results = [each.stop() for each in transfers]
     assert [each for each in results if not each.intact] == []
     assert (intruders.admitted, intruders.tries > 100) == (0, True)

@@ -282,6 +282,21 @@ def test_compares_counters(harnesses: dict[Family, Harness]) -> None:
     assert compared("10.0.0.0/9") == ["[7:700] -A INPUT -s 10.0.0.0/8"]
 
 
+def test_the_clock_is_no_difference(harnesses: dict[Family, Harness]) -> None:
+    """What a quick limit lets pass is another number each time; a network that is another one is still told."""
+    head = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
+    text = head + "-A INPUT -s 10.0.0.0/8\n-A INPUT -m limit --limit 1000/sec -j ACCEPT\n-A INPUT -p udp\nCOMMIT\n"
+
+    def compared(network: str) -> list[str]:
+        limit = "limit rate 1000/second burst 5 packets counter accept"
+        rules = f"ip saddr {network} counter\n{limit}\nip protocol udp counter"
+        found = harnesses[V4].compare(text, script("INPUT", rules, "filter", V4), 300, counters=True)
+        return [each.rule.text for each in found.counted]
+
+    assert compared("10.0.0.0/8") == []
+    assert compared("10.0.0.0/9") == ["-A INPUT -s 10.0.0.0/8"]
+
+
 def test_seeks_packets_for_every_rule(harnesses: dict[Family, Harness]) -> None:
     """Packets are also found for rules that others stand before; those that none can come to are told."""
     rules = ["-i eth0 -s 10.0.0.0/8 -j RETURN", "! -i eth1 -p tcp -j DROP", "-p tcp -m tcp --dport 22 -j ACCEPT"]

@@ -122,9 +122,9 @@ class Harness:
         `packets`: how many to derive from the rules, or the packets themselves; `odd`: derive also those that no nft
         rule treats as iptables does (see derive.py); `first`: stop at the first difference; `counters`: compare what
         rules have counted, too, if the script's rules count.
-        Where rules go by the clock or by chance, a difference counts if it comes again with the rules loaded afresh; so
-        two rules that go by chance are equal to this, whatever their chances. Raises Refused
-        where a host does not take its rules, InvalidRuleError for what is no iptables-save text.
+        Where rules go by the clock or by chance, a difference counts if it comes again with the rules loaded afresh, a
+        difference of counters if it is the very same; so two rules that go by chance are equal to this, whatever their
+        chances. Raises Refused where a host does not take its rules, InvalidRuleError for no iptables-save text.
         """
         source = read_source(save_text, self.family)
         sequence = packets_for(source, packets, seed, odd=odd) if isinstance(packets, int) else list(packets)
@@ -136,16 +136,21 @@ class Harness:
         then = self._counters(pair) if counters else ({}, {})
         found = self._run(pair, save_text, sequence, first)
         times = max((times for pattern, times in _AGAIN if pattern.search(save_text)), default=0)
-        while found and times:
+        for _ in range(times if found else 0):
             self._load(pair, save_text, script)
             again = {each.number for each in self._run(pair, save_text, sequence, first)}
             found = [each for each in found if each.number in again]
-            times -= 1
         if not counters:
             return Comparison(len(sequence), tuple(found))
         legacy, nft = (since(*each) for each in zip(self._counters(pair), then, strict=True))
-        others = () if found else tuple(unlike(source, legacy, nft))
-        return Comparison(len(sequence), tuple(found), others, tuple(sorted(unmet(source, legacy))))
+        others = [] if found else list(unlike(source, legacy, nft))
+        for _ in range(times if others else 0):
+            self._load(pair, save_text, script)
+            self._run(pair, save_text, sequence, first)
+            counted = (since(*each) for each in zip(self._counters(pair), then, strict=True))
+            again_unlike = list(unlike(source, *counted))
+            others = [each for each in others if each in again_unlike]
+        return Comparison(len(sequence), tuple(found), tuple(others), tuple(sorted(unmet(source, legacy))))
 
     def _seek(self, pair: _Pair, source: Source, sequence: Sequence[Packet], count: int, seed: int) -> list[Packet]:
         """More packets, for the rules that the legacy host's counters show no packet at."""
