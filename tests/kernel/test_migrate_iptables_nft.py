@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from mover import MIGRATE, NEW, OLD, Mover, without_counters
 from rounds import rounds
 
 from nfkeep import Family, NfkeepError
-from nfkeep.migrate.live import copies
+from nfkeep.migrate.live import copies, record
 from nfkeep.migrate.live.host import read_host
 from nfkeep.migrate.live.record import APPLYING, Record
 
@@ -48,10 +49,15 @@ SENT = 10
 @pytest.fixture
 def mover(namespace: Namespace) -> Mover:
     """A host with rules of iptables-nft in both families."""
+    load(namespace)
+    return Mover(namespace)
+
+
+def load(namespace: Namespace) -> None:
+    """Load them."""
     v6 = RULES.format(mask="ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff", banned="fd00::9/128")
     namespace.run(["iptables-nft-restore"], input=RULES.format(mask="255.255.255.255", banned="192.0.2.9/32"))
     namespace.run(["ip6tables-nft-restore"], input=v6.replace("seen", "seen6"))
-    return Mover(namespace)
 
 
 def send(namespace: Namespace, number: int = SENT) -> None:
@@ -140,6 +146,28 @@ def test_somebody_changes_them_meanwhile(mover: Mover) -> None:
         mover.namespace.run("nft delete table ip nat")
         with pytest.raises(NfkeepError, match="anew"):
             copies.last_rules(host, done)
+
+
+def test_after_a_boot_without_confirmation(mover: Mover) -> None:
+    """What the boot scripts have loaded is in force, status says so; a rollback or a move can follow."""
+    before = without_counters(mover.legacy("nft"))
+    mover("apply", "--accept-losses")
+    with mover.namespace:
+        path = record.folder() / "record.json"
+    path.write_text(re.sub(r'"boot": "[^"]*"', '"boot": "another"', path.read_text()))
+    mover.namespace.run("nft flush ruleset")
+    for name in ("iptables", "ip6tables"):
+        for table in ("filter", "nat"):
+            mover.namespace.run([f"{name}-legacy", "-t", table, "-F"])
+            mover.namespace.run([f"{name}-legacy", "-t", table, "-X"])
+        mover.namespace.run([f"{name}-legacy", "-P", "FORWARD", "ACCEPT"])
+    load(mover.namespace)
+    assert (mover.status()["state"], mover.force()) == ("applied", OLD)
+    mover("rollback")
+    assert (mover.status()["state"], mover.force()) == ("rolled back", OLD)
+    assert without_counters(mover.legacy("nft")) == before
+    mover("apply", "--accept-losses")
+    assert mover.force() == NEW
 
 
 def test_killed_at_any_moment(mover: Mover) -> None:

@@ -71,8 +71,8 @@ class Standing:
 def standing() -> Standing:
     """How far the move of this network namespace is."""
     found = record.load()
-    if found is None:
-        return Standing(None, bool(read_host().rules), False)
+    if found is None or (found.boot != record.boot() and found.state != CONFIRMED):  # what was in the kernel is gone
+        return Standing(found, bool(read_host().rules), False)
     names = _present(found)
     old = bool(names) and not any(parking.is_parked(*name) for name in names)  # some are for a moment: nft has all then
     return Standing(found, (old or copies.are_superfluous(found)) and found.state != CONFIRMED, _is_loaded(found))
