@@ -129,7 +129,7 @@ class Watched:
             late = {
                 a: (left[a], end - before)
                 for a, end in ends.items()
-                if left.get(a, 0) > end - before + EXACT_SECONDS + took
+                if a in left and left[a] > end - before + EXACT_SECONDS + took
             }
             assert (early, late) == ({}, {})
 
