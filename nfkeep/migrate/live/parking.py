@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from nfkeep.keep.report import Report
+    from nfkeep.keep.transaction import Transactions
 
 Name = tuple[str, Family]
 PARKED = '-m comment --comment "nfkeep-migrate: nft has the rules now" -j ACCEPT'
@@ -63,11 +64,27 @@ def park(tables: Iterable[Name], anew: Callable[[], None]) -> None:
                 txs[table, family].insert(chain, PARKED)
 
 
-def unpark(tables: Iterable[Name], unload: Callable[[], None]) -> Report | None:
+def parked_text(text: str) -> str:
+    """The same tables, as iptables-save prints them, out of action."""
+    lines: list[str] = []
+    waiting: list[str] = []
+    for line in text.splitlines():
+        if line[:1] == "*":
+            waiting = [f"[0:0] -A {chain} {PARKED}" for chain in _base_chains(line[1:])]
+        elif line[:1] != ":":
+            lines += waiting
+            waiting = []
+        lines.append(line)
+    return "\n".join([*lines, ""])
+
+
+def unpark(
+    tables: Iterable[Name], unload: Callable[[], None], edit: Callable[[Transactions], None] = lambda _: None
+) -> Report | None:
     """Put all of these tables back into action, or none; what others have added meanwhile stays.
 
-    `unload` takes nft's rules out of force, before connections are counted again: those would count, and refuse, too.
-    What it raises is raised in the end.
+    `edit` changes more in them, right before they are written. `unload` takes nft's rules out of force, before
+    connections are counted again: those would count, and refuse, too. What it raises is raised in the end.
     """
     own = {name: _own_rules(*name) for name in tables}
     names = [name for name, rules in own.items() if rules]
@@ -83,7 +100,7 @@ def unpark(tables: Iterable[Name], unload: Callable[[], None]) -> Report | None:
             failed.append(error)
 
     with transactions(*names) as txs:
-        txs.along = Along(after=unloaded)
+        txs.along = Along(before=lambda: edit(txs), after=unloaded)
         for name in names:
             for chain, text in own[name]:
                 txs[name].delete(chain, text)

@@ -1,0 +1,162 @@
+"""What nft has counted and collected since a move, brought back to iptables when it is undone.
+
+nft goes on from where iptables stood still. So once both have stood at one moment, the rules of iptables are to have
+what nft's have. That moment: the rules of iptables are in force again, and nft's tables are taken off the packets' way.
+What iptables has counted from its first packet to that moment nft has counted too; the rest is added, by the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from nfkeep.errors import NfkeepError
+from nfkeep.keep.report import Fidelity, Outcome
+from nfkeep.migrate.ipsets import read_ipsets
+from nfkeep.migrate.live import parking, record, ties
+from nfkeep.migrate.live.counted import Counted, add
+from nfkeep.migrate.live.plan import NFT_FAMILY
+from nfkeep.migrate.live.returned_lists import ReturnedLists
+from nfkeep.migrate.live.returned_quotas import ReturnedQuotas
+from nfkeep.migrate.live.returned_sets import ReturnedSets
+from nfkeep.nft import still
+from nfkeep.nft.batch import BatchSocket
+from nfkeep.xtables.lock import XtablesLock
+from nfkeep.xtables.tables import read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from typing_extensions import Self
+
+    from nfkeep.keep.transaction import Transactions
+    from nfkeep.migrate.live.counted import Added
+    from nfkeep.migrate.live.parking import Name
+    from nfkeep.migrate.live.record import Record
+    from nfkeep.nft.still import SeenTable
+    from nfkeep.xtables.image import Image
+
+_LOCK_SECONDS = 60.0
+_NOT_BROUGHT = "what nft has counted since it took over is not added"
+
+
+class Returned:
+    """The way back of one move: `ahead`, then `spend` and `stand_still` while the tables are written, then `finish`.
+
+    A context manager. `names`: the tables of iptables that are there.
+    """
+
+    def __init__(self, done: Record, names: Iterable[Name]) -> None:
+        self._opened = BatchSocket()
+        self._tables = [each for each in still.tables(self._opened) if _named(each) in done.nft]
+        interrupted = any(each.dormant for each in self._tables)
+        self._ties = ties.load() if self._tables and not interrupted else None
+        # A table in force has counted beside nft: somebody has taken out the rule that parks it.
+        self._names = [name for name in names if parking.is_parked(*name)]
+        self._first: dict[Name, Image] = {}
+        self._then: dict[Name, Image] = {}
+        self._collected_at: float | None = None
+        self._wrong: list[NfkeepError] = []
+        tied = self._ties.families if self._ties else ()
+        same_boot = self._ties is not None and self._ties.same_boot
+        self._counted = {each.family: Counted(self._opened, each, self._tables, same_boot=same_boot) for each in tied}
+        self._quotas = ReturnedQuotas(self._opened, self._counted)
+        self._collections = list(self._all_collections(done)) if self._tables else []
+
+    def ahead(self) -> None:
+        """Bring back what nft has collected so far, so that it is known in the moment of the change."""
+        with contextlib.suppress(NfkeepError):  # what fails now is tried again, and told then
+            self._collect()
+            for each in self._counted.values():
+                each.read()
+
+    def spend(self, txs: Transactions) -> None:
+        """Write what is left of nft's quotas into the rules that are about to be written."""
+        try:
+            self._quotas.spend(txs, self._names)
+        except NfkeepError as error:
+            self._wrong.append(error)
+
+    def stand_still(self) -> None:
+        """Take nft's rules from the packets' way. Raises NfkeepError."""
+        self._first = {name: read_image(*name) for name in self._names} if self._counted else {}
+        if self._tables:
+            still.stand_still(self._opened, self._tables)
+        self._then = {name: read_image(*name) for name in self._first}
+
+    def finish(self) -> list[Outcome]:
+        """Bring back all the rest, and delete nft's tables."""
+        outcomes: list[Outcome] = []
+        try:
+            self._collect()
+            outcomes += [outcome for each in self._collections for outcome in each.outcomes()]
+            outcomes += self._count()
+        except NfkeepError as error:
+            outcomes.append(Outcome("counters", "all rules", Fidelity.APPROXIMATED, f"{_NOT_BROUGHT}: {error}"))
+        finally:
+            if self._tables:
+                still.delete(self._opened, self._tables)
+        return outcomes
+
+    def _collect(self) -> None:
+        began = time.monotonic()
+        since = self._ties.seconds() if self._ties else None
+        for each in self._collections:
+            each.bring_back(since if self._collected_at is None else began - self._collected_at)
+        self._collected_at = began
+
+    def _count(self) -> Iterator[Outcome]:
+        added: dict[Name, Added] = {}
+        if self._tables and not self._then:
+            yield Outcome("counters", "all rules", Fidelity.APPROXIMATED, _NOT_BROUGHT)
+        for counted in self._counted.values():
+            counted.read()
+        for name in self._then:
+            if name[1] not in self._counted:
+                continue
+            totals, unknown = self._counted[name[1]].totals(name[0])
+            with XtablesLock(_LOCK_SECONDS):
+                done = add(name, self._then[name], totals)
+            added[name] = done
+            yield from _outcomes(name, done, unknown, self._between(name))
+        yield from self._quotas.outcomes(added)
+        for error in self._wrong:
+            yield Outcome("quota", "all rules", Fidelity.APPROXIMATED, f"what nft has used up does not count: {error}")
+
+    def _between(self, name: Name) -> int:
+        """Packets of which it is not known whether nft has counted them too."""
+        first, then = self._first[name].counters(), self._then[name].counters()
+        return max((b.packets - a.packets for a, b in zip(first, then, strict=True)), default=0)
+
+    def _all_collections(self, done: Record) -> Iterator[ReturnedLists | ReturnedSets]:
+        for family, file in record.FILES.items():
+            counted = self._counted.get(family)
+            going_on = counted.continuing if counted else frozenset()
+            yield ReturnedLists(self._opened, record.kept(file), family, going_on)
+            if counted:
+                kept = read_ipsets(record.kept(record.IPSETS))
+                yield ReturnedSets(self._opened, family.value, counted.tied.sets, kept, done.steps[0][0], going_on)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+
+def _named(table: SeenTable) -> tuple[str, str]:
+    """A table of nft as a record has it."""
+    return {int(family.value): name for family, name in NFT_FAMILY.items()}.get(table.family, ""), table.name
+
+
+def _outcomes(name: Name, done: Added, unknown: int, between: int) -> Iterator[Outcome]:
+    where = f"{name[1]} {name[0]}, all rules and policies"
+    detail, fidelity = f"{len(done.counters)} have what nft has counted", Fidelity.RESTORED
+    if between:
+        fidelity = Fidelity.APPROXIMATED
+        detail += f"; of each, {between} packets of the moment of the change at most may be missing"
+    yield Outcome("counters", where, fidelity, detail)
+    if number := unknown + done.missing:
+        detail = f"what nft has counted for {number} that somebody has changed since, here or there"
+        yield Outcome("counters", where, Fidelity.LOST, detail)

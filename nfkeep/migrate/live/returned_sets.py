@@ -1,0 +1,147 @@
+"""Sets of ipset, on the way back: elements that came, were renewed or were deleted while nft had the rules.
+
+Also sets that were destroyed since: they are made again from what was kept of them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from typing import TYPE_CHECKING
+
+from nfkeep.errors import NfkeepError, UnsupportedError
+from nfkeep.keep.report import Fidelity, Outcome
+from nfkeep.migrate.ipset_keys import FIELDS, element_text, keyed
+from nfkeep.migrate.ipset_nft import FOR_EVER
+from nfkeep.migrate.ipsets import read_ipsets
+from nfkeep.migrate.live.host import run_tool
+from nfkeep.migrate.loss import Lost
+from nfkeep.nft import still
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator, Mapping, Sequence
+
+    from nfkeep.migrate.ipsets import Element, IpSet
+    from nfkeep.migrate.live.ties import TiedSet
+    from nfkeep.nft.batch import BatchSocket
+    from nfkeep.nft.still import SeenElement
+
+_LONGEST = 2147483
+"""IPSET_MAX_TIMEOUT: seconds that an element can last, if not for ever."""
+_TIMEOUT = re.compile(r" timeout (\d+)")  # the first thing that ipset save tells of an element
+_SAME_SECONDS = 2.0
+"""ipset tells whole seconds."""
+
+
+class ReturnedSets:
+    """The sets of one family, and what was told them.
+
+    `kept`: what they held when the move began, at `kept_at` by the clock. `continuing`: the tables of nft in which
+    whatever is missing was deleted. `bring_back` may be called again: it brings what has come since.
+    """
+
+    def __init__(
+        self, opened: BatchSocket, family: int, sets: Sequence[TiedSet], kept: Mapping[str, IpSet], kept_at: float,
+        continuing: Container[str],
+    ) -> None:  # fmt: skip
+        self._opened, self._family, self._sets = opened, family, sets
+        self._kept, self._kept_at, self._continuing = kept, kept_at, continuing
+        self._added: dict[str, set[str]] = {}
+        self._deleted: dict[str, set[str]] = {}
+        self._wrong: dict[str, str] = {}
+
+    def bring_back(self, since_seconds: float | None) -> None:
+        """Tell the sets what has come since so many seconds; None: since the kernel was started."""
+        for tied in self._sets:
+            kept = self._kept.get(tied.name)
+            if kept is None or not set(kept.fields) <= FIELDS:
+                continue
+            try:
+                self._bring_back(tied, kept, since_seconds)
+            except (Lost, NfkeepError, ValueError) as error:
+                self._wrong[tied.name] = f"{error}"
+
+    def outcomes(self) -> Iterator[Outcome]:
+        """What came of it."""
+        for name in dict.fromkeys(each.name for each in self._sets):
+            added, deleted = self._added.get(name), self._deleted.get(name)
+            words = [f"{len(added)} elements came or were renewed" if added else ""]
+            words.append(f"{len(deleted)} deleted" if deleted else "")
+            if name in self._wrong:
+                yield Outcome("ipset", f"set {name}", Fidelity.LOST, f"what came meanwhile: {self._wrong[name]}")
+            elif any(words):
+                yield Outcome("ipset", f"set {name}", Fidelity.RESTORED, ", ".join(filter(None, words)))
+
+    def _bring_back(self, tied: TiedSet, kept: IpSet, since_seconds: float | None) -> None:
+        try:
+            there = list(still.read_elements(self._opened, self._family, tied.table, tied.nft_name))
+        except UnsupportedError:  # somebody has deleted it, or its table
+            return
+        now = read_ipsets(run_tool(["ipset", "save", tied.name]))[tied.name]
+        if (now.kind, now.v6) != (kept.kind, kept.v6):
+            raise Lost("the set is another one by now")
+        known = keyed(now)
+        came = [each for each in there if _came(each, known.get(each.key), now, since_seconds)]
+        lines = [_add(now, each, known.get(each.key)) for each in came]
+        added = {element_text(now, each.key) for each in came}
+        deleted = set()
+        if tied.table in self._continuing:
+            for key in self._gone(kept, known, {each.key for each in there}):
+                deleted.add(element_text(now, key))
+        lines += [f"del {now.name} {text}" for text in deleted]
+        if lines:
+            run_tool(["ipset", "-exist", "restore"], "\n".join([*lines, ""]))
+        self._added[tied.name] = self._added.get(tied.name, set()) | added
+        self._deleted[tied.name] = self._deleted.get(tied.name, set()) | deleted - added
+
+    def _gone(self, kept: IpSet, known: Mapping[bytes, Element], there: Container[bytes]) -> Iterator[bytes]:
+        """What was in the set, is in it still, and is not in nft's, though its time is not over."""
+        passed = time.time() - self._kept_at
+        for key, element in keyed(kept).items():
+            if key in there or key not in known:
+                continue
+            left = element.timeout - passed
+            if not element.timeout or (left > _SAME_SECONDS and known[key].timeout <= left + _SAME_SECONDS):
+                yield key
+
+
+def made_again(text: str, seconds: float) -> str:
+    """The lines of `ipset save`, so many seconds old, for the sets that are not there now, but for what is over."""
+    there = set(run_tool(["ipset", "list", "-n"]).split("\n"))
+    kept = read_ipsets(text)
+    wanted = {name for name in kept if name not in there}
+    lines = []
+    for line in text.splitlines():
+        command, name = (*line.split(maxsplit=2), "", "")[:2]
+        if name not in wanted:
+            continue
+        given = _TIMEOUT.search(line) if command == "add" and kept[name].has_timeouts else None
+        if given is None or not int(given[1]):
+            lines.append(line)
+        elif (left := int(given[1]) - int(seconds)) > 0:
+            lines.append(f"{line[: given.start(1)]}{left}{line[given.end(1) :]}")
+    return "\n".join([*lines, ""]) if lines else ""
+
+
+def _came(each: SeenElement, known: Element | None, ipset: IpSet, since_seconds: float | None) -> bool:
+    if known is None:
+        return True
+    given = each.timeout or float(ipset.options.get("timeout", 0))
+    if each.left is None or not given or not ipset.has_timeouts:
+        return False
+    if since_seconds is None:
+        return abs(each.left - known.timeout) > _SAME_SECONDS and given < FOR_EVER
+    return given - each.left < since_seconds
+
+
+def _add(ipset: IpSet, each: SeenElement, known: Element | None) -> str:
+    """The command that adds or renews an element; what else ipset knows of it stays."""
+    words = ["add", ipset.name, element_text(ipset, each.key)]
+    if ipset.has_timeouts:
+        ever = each.left is None or (each.timeout or 0) >= FOR_EVER
+        words += ["timeout", "0" if ever else f"{min(max(1, math.ceil(each.left or 0)), _LONGEST)}"]
+    for name, value in (known.options if known else {}).items():
+        if name != "timeout":
+            words += [name, f'"{value}"' if name == "comment" else value] if value else [name]
+    return " ".join(words)
