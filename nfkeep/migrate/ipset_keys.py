@@ -6,7 +6,7 @@ Addresses, ports and hardware addresses are in network order; a mark is in the h
 
 from __future__ import annotations
 
-import ipaddress
+import contextlib
 import socket
 import sys
 from typing import TYPE_CHECKING
@@ -23,30 +23,32 @@ FIELDS = frozenset({"ip", "port", "mac", "mark"})
 
 def keyed(ipset: IpSet) -> dict[bytes, Element]:
     """Its elements by key. One that stands for several, as a range does, is there several times. Raises Lost."""
-    return {
-        _key(ipset, entry.columns): entry.element
-        for entry in entries(ipset, nomatch=False)
-        if entry.element is not None
-    }
+    if ipset.kind == "hash:ip" and not {"netmask", "bitmask"} & ipset.options.keys():
+        with contextlib.suppress(OSError):  # addresses by the hundred thousand; a range is none
+            return {_packed(ipset, element.parts[0]): element for element in ipset.elements}
+    found = entries(ipset, nomatch=False)
+    return {_key(ipset, entry.columns): entry.element for entry in found if entry.element is not None}
+
+
+def key_bytes(ipset: IpSet) -> int:
+    """How long a key is."""
+    lengths = [length for _, length in _layout(ipset)]
+    return lengths[0] if len(lengths) == 1 else sum(length + (-length & 3) for length in lengths)
 
 
 def element_text(ipset: IpSet, key: bytes) -> str:
-    """The key as ipset's commands have it. Raises ValueError for one that is not of this set."""
-    parts, at = [], 0
+    """The key, which has the right length, as ipset's commands have it."""
+    texts, protocol, at = [], "", 0
     for kind, length in _layout(ipset):
-        parts.append((kind, key[at : at + length]))
+        value = key[at : at + length]
         at += length + (-length & 3)
-    if max(at, len(key)) - min(at, len(key)) > 3:
-        raise ValueError(f"a key of {len(key)} bytes is none of the set {ipset.name}")
-    texts, protocol = [], ""
-    for kind, value in parts:
         if kind == "protocol":
             protocol = _protocol_text(value[0])
         elif kind == "port":
             texts.append(_port_text(protocol, int.from_bytes(value, "big")))
             protocol = ""
         elif kind == "ip":
-            texts.append(str(ipaddress.ip_address(value)))
+            texts.append(socket.inet_ntop(socket.AF_INET6 if ipset.v6 else socket.AF_INET, value))
         elif kind == "mac":
             texts.append(value.hex(":"))
         else:
@@ -68,7 +70,7 @@ def _key(ipset: IpSet, columns: tuple[str, ...]) -> bytes:
     values = []
     for field, column in zip(ipset.fields, columns, strict=True):
         if field == "ip":
-            values.append(ipaddress.ip_address(column).packed)
+            values.append(_packed(ipset, column))
         elif field == "port":
             protocol, _, port = column.rpartition(" . ")
             if protocol:
@@ -81,6 +83,10 @@ def _key(ipset: IpSet, columns: tuple[str, ...]) -> bytes:
     if len(values) == 1:
         return values[0]
     return b"".join(value + bytes(-len(value) & 3) for value in values)
+
+
+def _packed(ipset: IpSet, address: str) -> bytes:
+    return socket.inet_pton(socket.AF_INET6 if ipset.v6 else socket.AF_INET, address)
 
 
 def _protocol_number(name: str) -> int:

@@ -1,4 +1,4 @@
-"""Tables that stand still: what they have counted and collected stays to be read, and no packet meets them any more."""
+"""Tables that stand still: what they have counted and collected can be read yet, and no packet meets them any more."""
 
 from __future__ import annotations
 
@@ -10,18 +10,16 @@ from nfkeep.nft.encode import NFT_MSG_DELTABLE, NFT_MSG_GETOBJ, NFT_MSG_NEWTABLE
 from nfkeep.nft.wire import attributes, string, u32
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from nfkeep.nft.batch import BatchSocket
 
-_NFT_MSG_GETTABLE, _NFT_MSG_GETSETELEM = 1, 13
+_NFT_MSG_GETTABLE = 1
 _NAME, _FLAGS, _HANDLE = 1, 2, 4  # NFTA_TABLE_*
 _DORMANT = 0x1  # NFT_TABLE_F_DORMANT
 _OBJECT_DATA = 4  # NFTA_OBJ_DATA
 _QUOTA = 2  # NFT_OBJECT_QUOTA
 _QUOTA_BYTES, _QUOTA_CONSUMED = 1, 4  # NFTA_QUOTA_*
-_SET_TABLE, _SET_NAME, _SET_ELEMENTS = 1, 2, 3  # NFTA_SET_ELEM_LIST_*
-_KEY, _ELEMENT_FLAGS, _TIMEOUT, _EXPIRATION = 1, 3, 4, 5  # NFTA_SET_ELEM_*
 
 
 @attrs.frozen(slots=True)
@@ -32,18 +30,6 @@ class SeenTable:
     name: str
     handle: int
     dormant: bool
-
-
-@attrs.frozen(slots=True)
-class SeenElement:
-    """An element: its key as the kernel has it, and times in seconds.
-
-    `timeout`: how long it was given, None for as long as the set gives; `left`: what is left of that, None: for ever.
-    """
-
-    key: bytes
-    timeout: float | None
-    left: float | None
 
 
 def tables(opened: BatchSocket) -> list[SeenTable]:
@@ -85,20 +71,5 @@ def read_quotas(opened: BatchSocket, family: int, names: Sequence[tuple[str, str
     return found
 
 
-def read_elements(opened: BatchSocket, family: int, table: str, name: str) -> Iterator[SeenElement]:
-    """What a set holds. Raises as `BatchSocket.dump`: UnsupportedError without the set."""
-    body = string(_SET_TABLE, table) + string(_SET_NAME, name)
-    for _, data in opened.dump(_NFT_MSG_GETSETELEM, body, family):
-        for _, each in attributes(dict(attributes(data)).get(_SET_ELEMENTS, b"")):
-            told = dict(attributes(each))
-            if _KEY in told and not _number(told.get(_ELEMENT_FLAGS, b"")):  # ends of intervals, and what has no key
-                key = dict(attributes(told[_KEY]))[1]
-                yield SeenElement(key, _seconds(told.get(_TIMEOUT)), _seconds(told.get(_EXPIRATION)))
-
-
 def _number(value: bytes) -> int:
     return int.from_bytes(value, "big")
-
-
-def _seconds(value: bytes | None) -> float | None:
-    return None if value is None else _number(value) / 1000

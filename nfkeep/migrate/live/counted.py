@@ -45,13 +45,14 @@ class Counted:
         for table in self._tables:
             made = self.tied.tables[table]
             chains = by_chain(seen(number, list_rules(self._opened, number, table)))
-            for chain, (text, handles) in made.chains.items():
+            for chain, noted in made.chains.items():
                 rules = chains.get(chain, [])
                 if table in self.continuing:
-                    known = {rule.handle: rule for rule in rules}
-                    found = {at: known[handle] for at, handle in enumerate(handles) if handle in known}
+                    known = {(rule.handle, digest(rule)): rule for rule in rules}
+                    found = {at: known[each] for at, each in enumerate(noted) if each in known}
                 else:
-                    found = dict(enumerate(rules)) if digest(rules) == text else {}
+                    same = [digest(rule) for rule in rules] == [each for _, each in noted]
+                    found = dict(enumerate(rules)) if same else {}
                 self._rules.update({(table, chain, at): rule for at, rule in found.items()})
 
     def read_again(self, some: Sequence[Tie]) -> None:

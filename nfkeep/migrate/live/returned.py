@@ -1,5 +1,7 @@
 """What nft has counted and collected since a move, brought back to iptables when it is undone.
 
+Nothing that goes wrong in it keeps the rules of iptables from coming back into force: it is told in the outcomes.
+
 nft goes on from where iptables stood still. So once both have stood at one moment, the rules of iptables are to have
 what nft's have. That moment: the rules of iptables are in force again, and nft's tables are taken off the packets' way.
 What iptables has counted from its first packet to that moment nft has counted too; the rest is added, by the kernel.
@@ -7,11 +9,9 @@ What iptables has counted from its first packet to that moment nft has counted t
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.live import parking, record, ties
@@ -22,6 +22,7 @@ from nfkeep.migrate.live.returned_quotas import ReturnedQuotas
 from nfkeep.migrate.live.returned_sets import ReturnedSets
 from nfkeep.nft import still
 from nfkeep.nft.batch import BatchSocket
+from nfkeep.nft.elements import ElementSocket
 from nfkeep.xtables.lock import XtablesLock
 from nfkeep.xtables.tables import read_image
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from nfkeep.keep.transaction import Transactions
+    from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.live.counted import Added
     from nfkeep.migrate.live.parking import Name
     from nfkeep.migrate.live.record import Record
@@ -48,7 +50,7 @@ class Returned:
     """
 
     def __init__(self, done: Record, names: Iterable[Name]) -> None:
-        self._opened = BatchSocket()
+        self._opened, self._elements = BatchSocket(), ElementSocket()
         self._tables = [each for each in still.tables(self._opened) if _named(each) in done.nft]
         interrupted = any(each.dormant for each in self._tables)
         self._ties = ties.load() if self._tables and not interrupted else None
@@ -57,31 +59,39 @@ class Returned:
         self._first: dict[Name, Image] = {}
         self._then: dict[Name, Image] = {}
         self._collected_at: float | None = None
-        self._wrong: list[NfkeepError] = []
+        self._wrong: list[Exception] = []
         tied = self._ties.families if self._ties else ()
         same_boot = self._ties is not None and self._ties.same_boot
         self._counted = {each.family: Counted(self._opened, each, self._tables, same_boot=same_boot) for each in tied}
         self._quotas = ReturnedQuotas(self._opened, self._counted)
-        self._collections = list(self._all_collections(done)) if self._tables else []
+        self._lists: list[ReturnedLists] = []
+        self._sets: list[ReturnedSets] = []
+        self._done, self._generation, self._by_rules_only = done, 0, False
 
     def ahead(self) -> None:
         """Bring back what nft has collected so far, so that it is known in the moment of the change."""
-        with contextlib.suppress(NfkeepError):  # what fails now is tried again, and told then
+        try:
+            self._generation = self._opened.generation()
+            self._find_collections()
             self._collect()
             for each in self._counted.values():
-                each.read()
+                if any(tie.quotas for tie in each.tied.rules):
+                    each.read()
+        except Exception as error:
+            self._wrong.append(error)
 
     def spend(self, txs: Transactions) -> None:
         """Write what is left of nft's quotas into the rules that are about to be written."""
         try:
             self._quotas.spend(txs, self._names)
-        except NfkeepError as error:
+        except Exception as error:
             self._wrong.append(error)
 
     def stand_still(self) -> None:
         """Take nft's rules from the packets' way. Raises NfkeepError."""
         self._first = {name: read_image(*name) for name in self._names} if self._counted else {}
         if self._tables:
+            self._by_rules_only = self._opened.generation() == self._generation
             still.stand_still(self._opened, self._tables)
         self._then = {name: read_image(*name) for name in self._first}
 
@@ -90,20 +100,26 @@ class Returned:
         outcomes: list[Outcome] = []
         try:
             self._collect()
-            outcomes += [outcome for each in self._collections for outcome in each.outcomes()]
+            outcomes += [outcome for lists in self._lists for outcome in lists.outcomes()]
+            outcomes += [outcome for sets in self._sets for outcome in sets.outcomes()]
             outcomes += self._count()
-        except NfkeepError as error:
-            outcomes.append(Outcome("counters", "all rules", Fidelity.APPROXIMATED, f"{_NOT_BROUGHT}: {error}"))
+        except Exception as error:
+            self._wrong.append(error)
         finally:
             if self._tables:
                 still.delete(self._opened, self._tables)
-        return outcomes
+        wrong = dict.fromkeys(f"some of what nft has counted and collected: {error}" for error in self._wrong)
+        return [*outcomes, *(Outcome("counters", "all rules", Fidelity.LOST, each) for each in wrong)]
 
     def _collect(self) -> None:
         began = time.monotonic()
         since = self._ties.seconds() if self._ties else None
-        for each in self._collections:
-            each.bring_back(since if self._collected_at is None else began - self._collected_at)
+        if self._collected_at is not None:
+            since = began - self._collected_at
+        for lists in self._lists:
+            lists.bring_back(since)
+        for sets in self._sets:
+            sets.bring_back(since, by_rules_only=self._collected_at is not None and self._by_rules_only)
         self._collected_at = began
 
     def _count(self) -> Iterator[Outcome]:
@@ -121,27 +137,28 @@ class Returned:
             added[name] = done
             yield from _outcomes(name, done, unknown, self._between(name))
         yield from self._quotas.outcomes(added)
-        for error in self._wrong:
-            yield Outcome("quota", "all rules", Fidelity.APPROXIMATED, f"what nft has used up does not count: {error}")
 
     def _between(self, name: Name) -> int:
         """Packets of which it is not known whether nft has counted them too."""
         first, then = self._first[name].counters(), self._then[name].counters()
         return max((b.packets - a.packets for a, b in zip(first, then, strict=True)), default=0)
 
-    def _all_collections(self, done: Record) -> Iterator[ReturnedLists | ReturnedSets]:
-        for family, file in record.FILES.items():
+    def _find_collections(self) -> None:
+        kept: dict[str, IpSet] = {}
+        for family, file in record.FILES.items() if self._tables else ():
             counted = self._counted.get(family)
             going_on = counted.continuing if counted else frozenset()
-            yield ReturnedLists(self._opened, record.kept(file), family, going_on)
-            if counted:
-                kept = read_ipsets(record.kept(record.IPSETS))
-                yield ReturnedSets(self._opened, family.value, counted.tied.sets, kept, done.steps[0][0], going_on)
+            self._lists.append(ReturnedLists(self._elements, record.kept(file), family, going_on))
+            if counted and counted.tied.sets:
+                kept = kept or read_ipsets(record.kept(record.IPSETS))
+                began, tied = self._done.steps[0][0], counted.tied.sets
+                self._sets.append(ReturnedSets(self._elements, family.value, tied, kept, began, going_on))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._elements.close()
         self._opened.close()
 
 

@@ -11,22 +11,25 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
-from nfkeep.errors import UnsupportedError
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.live.carried import carried_lists
 from nfkeep.migrate.live.stamps import read_list
 from nfkeep.model import Family
-from nfkeep.nft import still
+from nfkeep.nft.elements import read_set
 from nfkeep.xtables import recent
-from nfkeep.xtables.jiffies import read_clock
+from nfkeep.xtables.jiffies import KernelClock, read_clock
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
 
     from nfkeep.migrate.recent import RecentList
-    from nfkeep.nft.batch import BatchSocket
+    from nfkeep.nft.elements import ElementSocket
 
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+_NO_CLOCK = KernelClock(0, 1)
+"""By which everybody was seen just now: only who was taken off cannot be told then."""
+_LENGTH = {Family.IPV4: 4, Family.IPV6: 16}
 
 
 class ReturnedLists:
@@ -35,16 +38,17 @@ class ReturnedLists:
     `bring_back` may be called again: it brings what has come since.
     """
 
-    def __init__(self, opened: BatchSocket, text: str, family: Family, continuing: Container[str]) -> None:
+    def __init__(self, opened: ElementSocket, text: str, family: Family, continuing: Container[str]) -> None:
         self._opened, self._family, self._continuing = opened, family, continuing
         self._lists = list(carried_lists(text, family)) if text else []
         self._told = dict.fromkeys([name for name, _, _ in self._lists], _Told())
 
     def bring_back(self, since_seconds: float | None) -> None:
         """Tell the lists what has come since so many seconds; None: since the kernel was started."""
-        clock = read_clock()
+        clock = read_clock() or _NO_CLOCK
         for name, table, sets in self._lists:
-            ages = read_list(name, clock) or {}
+            if (ages := read_list(name, clock)) is None:  # no rule names it any more
+                continue
             listed = {ipaddress.ip_address(address): stamps for address, stamps in ages.items()}
             before = {a: s for a, s in listed.items() if a.version == (6 if self._family is Family.IPV6 else 4)}
             there = self._members(table, sets)
@@ -76,11 +80,9 @@ class ReturnedLists:
         """By address, the sets that it is in, with the seconds that it has left there."""
         found: dict[Address, dict[str, float]] = {}
         for name in sets.names():
-            try:
-                for each in still.read_elements(self._opened, self._family.value, table, name):
-                    found.setdefault(ipaddress.ip_address(each.key), {})[name] = each.left or 0.0
-            except UnsupportedError:  # somebody has deleted it, or it was not there yet
-                continue
+            # Somebody may have deleted the set, or it was not there yet.
+            for each in read_set(self._opened, self._family.value, table, name, _LENGTH[self._family]) or ():
+                found.setdefault(ipaddress.ip_address(each.key), {})[name] = each.expires_ms / 1000
         return found
 
 

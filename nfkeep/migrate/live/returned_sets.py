@@ -10,25 +10,25 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from nfkeep.errors import NfkeepError, UnsupportedError
+from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome
-from nfkeep.migrate.ipset_keys import FIELDS, element_text, keyed
+from nfkeep.migrate.ipset_keys import FIELDS, element_text, key_bytes, keyed
 from nfkeep.migrate.ipset_nft import FOR_EVER
-from nfkeep.migrate.ipsets import read_ipsets
+from nfkeep.migrate.ipsets import Element, read_ipsets
 from nfkeep.migrate.live.host import run_tool
 from nfkeep.migrate.loss import Lost
-from nfkeep.nft import still
+from nfkeep.nft.elements import read_set
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping, Sequence
 
-    from nfkeep.migrate.ipsets import Element, IpSet
+    from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.live.ties import TiedSet
-    from nfkeep.nft.batch import BatchSocket
-    from nfkeep.nft.still import SeenElement
+    from nfkeep.nft.elements import ElementSocket, Found
 
 _LONGEST = 2147483
 """IPSET_MAX_TIMEOUT: seconds that an element can last, if not for ever."""
+_NEW = Element((), {})
 _TIMEOUT = re.compile(r" timeout (\d+)")  # the first thing that ipset save tells of an element
 _SAME_SECONDS = 2.0
 """ipset tells whole seconds."""
@@ -42,20 +42,24 @@ class ReturnedSets:
     """
 
     def __init__(
-        self, opened: BatchSocket, family: int, sets: Sequence[TiedSet], kept: Mapping[str, IpSet], kept_at: float,
+        self, opened: ElementSocket, family: int, sets: Sequence[TiedSet], kept: Mapping[str, IpSet], kept_at: float,
         continuing: Container[str],
     ) -> None:  # fmt: skip
         self._opened, self._family, self._sets = opened, family, sets
         self._kept, self._kept_at, self._continuing = kept, kept_at, continuing
-        self._added: dict[str, set[str]] = {}
-        self._deleted: dict[str, set[str]] = {}
+        self._now: dict[str, dict[bytes, Element]] = {}
+        self._added: dict[str, set[bytes]] = {}
+        self._deleted: dict[str, set[bytes]] = {}
         self._wrong: dict[str, str] = {}
 
-    def bring_back(self, since_seconds: float | None) -> None:
-        """Tell the sets what has come since so many seconds; None: since the kernel was started."""
+    def bring_back(self, since_seconds: float | None, *, by_rules_only: bool) -> None:
+        """Tell the sets what has come since so many seconds; None: since the kernel was started.
+
+        `by_rules_only`: nobody else has changed anything in nft since.
+        """
         for tied in self._sets:
             kept = self._kept.get(tied.name)
-            if kept is None or not set(kept.fields) <= FIELDS:
+            if kept is None or not set(kept.fields) <= FIELDS or (by_rules_only and not tied.changing):
                 continue
             try:
                 self._bring_back(tied, kept, since_seconds)
@@ -74,35 +78,40 @@ class ReturnedSets:
                 yield Outcome("ipset", f"set {name}", Fidelity.RESTORED, ", ".join(filter(None, words)))
 
     def _bring_back(self, tied: TiedSet, kept: IpSet, since_seconds: float | None) -> None:
-        try:
-            there = list(still.read_elements(self._opened, self._family, tied.table, tied.nft_name))
-        except UnsupportedError:  # somebody has deleted it, or its table
+        found = read_set(self._opened, self._family, tied.table, tied.nft_name, key_bytes(kept))
+        if found is None:  # somebody has deleted it, or its table
             return
-        now = read_ipsets(run_tool(["ipset", "save", tied.name]))[tied.name]
-        if (now.kind, now.v6) != (kept.kind, kept.v6):
-            raise Lost("the set is another one by now")
-        known = keyed(now)
-        came = [each for each in there if _came(each, known.get(each.key), now, since_seconds)]
-        lines = [_add(now, each, known.get(each.key)) for each in came]
-        added = {element_text(now, each.key) for each in came}
-        deleted = set()
-        if tied.table in self._continuing:
-            for key in self._gone(kept, known, {each.key for each in there}):
-                deleted.add(element_text(now, key))
-        lines += [f"del {now.name} {text}" for text in deleted]
+        known = self._known(tied.name, kept)
+        there = {each.key: each for each in found}
+        came = [each for key, each in there.items() if _came(each, known.get(key), kept, since_seconds)]
+        gone = list(self._gone(kept, known, there)) if tied.table in self._continuing else []
+        lines = [_add(kept, each, known.get(each.key)) for each in came]
+        lines += [f"del {kept.name} {element_text(kept, key)}" for key in gone]
         if lines:
             run_tool(["ipset", "-exist", "restore"], "\n".join([*lines, ""]))
-        self._added[tied.name] = self._added.get(tied.name, set()) | added
-        self._deleted[tied.name] = self._deleted.get(tied.name, set()) | deleted - added
+        known.update((each.key, _NEW) for each in came if each.key not in known)
+        for key in gone:
+            del known[key]
+        self._added.setdefault(tied.name, set()).update(each.key for each in came)
+        self._deleted.setdefault(tied.name, set()).update(gone)
 
-    def _gone(self, kept: IpSet, known: Mapping[bytes, Element], there: Container[bytes]) -> Iterator[bytes]:
+    def _known(self, name: str, kept: IpSet) -> dict[bytes, Element]:
+        """What ipset has in it now, or had when it was asked the first time, and what it was told."""
+        if name not in self._now:
+            now = read_ipsets(run_tool(["ipset", "save", name]))[name]
+            if (now.kind, now.v6, now.has_timeouts) != (kept.kind, kept.v6, kept.has_timeouts):
+                raise Lost("the set is another one by now")
+            self._now[name] = keyed(now)
+        return self._now[name]
+
+    def _gone(self, kept: IpSet, known: Mapping[bytes, Element], there: Mapping[bytes, Found]) -> Iterator[bytes]:
         """What was in the set, is in it still, and is not in nft's, though its time is not over."""
-        passed = time.time() - self._kept_at
-        for key, element in keyed(kept).items():
-            if key in there or key not in known:
-                continue
-            left = element.timeout - passed
-            if not element.timeout or (left > _SAME_SECONDS and known[key].timeout <= left + _SAME_SECONDS):
+        missing = known.keys() - there.keys()
+        passed, held = time.time() - self._kept_at, keyed(kept) if missing else {}
+        for key in missing & held.keys():
+            left = held[key].timeout - passed
+            renewed = known[key].timeout > left + _SAME_SECONDS
+            if not held[key].timeout or (left > _SAME_SECONDS and not renewed):
                 yield key
 
 
@@ -124,23 +133,23 @@ def made_again(text: str, seconds: float) -> str:
     return "\n".join([*lines, ""]) if lines else ""
 
 
-def _came(each: SeenElement, known: Element | None, ipset: IpSet, since_seconds: float | None) -> bool:
+def _came(each: Found, known: Element | None, ipset: IpSet, since_seconds: float | None) -> bool:
     if known is None:
         return True
-    given = each.timeout or float(ipset.options.get("timeout", 0))
-    if each.left is None or not given or not ipset.has_timeouts:
+    given, left = each.timeout_ms / 1000 or float(ipset.options.get("timeout", 0)), each.expires_ms / 1000
+    if not left or not given or not ipset.has_timeouts:
         return False
     if since_seconds is None:
-        return abs(each.left - known.timeout) > _SAME_SECONDS and given < FOR_EVER
-    return given - each.left < since_seconds
+        return abs(left - known.timeout) > _SAME_SECONDS and given < FOR_EVER
+    return given - left < since_seconds
 
 
-def _add(ipset: IpSet, each: SeenElement, known: Element | None) -> str:
+def _add(ipset: IpSet, each: Found, known: Element | None) -> str:
     """The command that adds or renews an element; what else ipset knows of it stays."""
     words = ["add", ipset.name, element_text(ipset, each.key)]
     if ipset.has_timeouts:
-        ever = each.left is None or (each.timeout or 0) >= FOR_EVER
-        words += ["timeout", "0" if ever else f"{min(max(1, math.ceil(each.left or 0)), _LONGEST)}"]
+        ever = not each.expires_ms or each.timeout_ms >= FOR_EVER * 1000
+        words += ["timeout", "0" if ever else f"{min(math.ceil(each.expires_ms / 1000), _LONGEST)}"]
     for name, value in (known.options if known else {}).items():
         if name != "timeout":
             words += [name, f'"{value}"' if name == "comment" else value] if value else [name]

@@ -1,7 +1,8 @@
 """Which rules, quotas and sets of nft stand for which of iptables: noted when a move is made, asked on the way back.
 
-By then others may have changed either side. A rule of nft is known by its handle, which no other rule gets; where its
-table was loaded anew, by its place in a chain whose rules are all the same. A rule of iptables is known by its words.
+By then others may have changed either side. A rule of nft is known by its handle, and by what it does: one that takes
+its place has its handle. Where its table was loaded anew it is known by its place in a chain whose rules are all the
+same. A rule of iptables is known by its words.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from nfkeep.nft.rule_counters import SeenRule
 
 FILE = "ties.json"
+_DIGITS = 16
 _QUOTA = re.compile(r'quota name "(.*)"')
 
 Words = tuple[str, ...]
@@ -57,19 +59,20 @@ class Tie:
 
 @attrs.frozen(slots=True)
 class TiedSet:
-    """A set of ipset, and the table and name of the one of nft that stands for it."""
+    """A set of ipset, and the table and name of the one of nft that stands for it; `changing`: rules change it."""
 
     name: str
     table: str
     nft_name: str
+    changing: bool
 
 
 @attrs.frozen(slots=True)
 class MadeTable:
-    """A table of nft as it was made: its handle, and by chain a digest of its rules, and their handles."""
+    """A table of nft as it was made: its handle, and by chain handle and digest of its rules."""
 
     handle: int
-    chains: Mapping[str, tuple[str, tuple[int, ...]]]
+    chains: Mapping[str, tuple[tuple[int, str], ...]]
 
 
 @attrs.frozen(slots=True)
@@ -129,7 +132,7 @@ def tie(made: Continuation, final: Mapping[Where, Counters], ipsets: str) -> Fam
     tables = {
         name: MadeTable(
             handles[name],
-            {chain: (digest(some), tuple(each.handle for each in some)) for chain, some in by_chain(listed).items()},
+            {chain: tuple((each.handle, digest(each)) for each in some) for chain, some in by_chain(listed).items()},
         )
         for name, listed in there.items()
     }
@@ -167,12 +170,9 @@ def by_chain(rules: Iterable[SeenRule]) -> dict[str, list[SeenRule]]:
     return found
 
 
-def digest(rules: Iterable[SeenRule]) -> str:
-    """What tells a chain's rules from others, whatever they have counted."""
-    made = hashlib.sha256()
-    for rule in rules:
-        made.update(rule.meaning())
-    return made.hexdigest()
+def digest(rule: SeenRule) -> str:
+    """What tells a rule from others that do something else, whatever it has counted."""
+    return hashlib.sha256(rule.meaning()).hexdigest()[:_DIGITS]
 
 
 def save(ties: Ties) -> None:
@@ -199,7 +199,7 @@ def _family(found: dict[str, object]) -> FamilyTies:
     assert isinstance(rules, list)
     assert isinstance(sets, list)
     made = {
-        name: MadeTable(each["handle"], {chain: (text, tuple(some)) for chain, (text, some) in each["chains"].items()})
+        name: MadeTable(each["handle"], {chain: tuple(map(tuple, rules)) for chain, rules in each["chains"].items()})
         for name, each in tables.items()
     }
     return FamilyTies(
@@ -237,4 +237,5 @@ def _sets(translation: Translation, ipsets: str) -> Iterator[TiedSet]:
     for table in translation.tables:
         for each in table.declarations:
             if each.kind == "set" and each.name in names:
-                yield TiedSet(names[each.name], table.name, each.name)
+                changing = any(line.startswith("flags dynamic") for line in each.body)
+                yield TiedSet(names[each.name], table.name, each.name, changing)
