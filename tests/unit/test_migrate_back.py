@@ -138,7 +138,7 @@ def test_ties_on_the_disk(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> 
     tie = Tie("filter", ("INPUT", ("-j", 'a "b"'), 1), 2, Counters(3, 4), (("filter", "INPUT", 5),), (("filter", "q"),))
     made = MadeTable(7, {"INPUT": ((8, "digest"),)})
     one = FamilyTies(Family.IPV6, {"filter": made}, (tie,), (TiedSet("a", "filter", "x_61", True),))
-    written = Ties("boot", 1.5, (one,))
+    written = Ties("boot", 1.5, 9, (one,))
     ties.save(written)
     assert ties.load() == written
     record.keep(ties.FILE, '{"boot": 1}')

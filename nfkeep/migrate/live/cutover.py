@@ -152,7 +152,8 @@ def _go_on(plan: Plan, since: float) -> Iterator[Outcome]:
             except NfkeepError as error:  # no reason to undo the move
                 detail = f"some may have only what was counted until nft's rules were loaded, and since: {error}"
             yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, detail)
-    ties.save(Ties(record.boot(), since, tuple(tied)))
+        with contextlib.closing(BatchSocket()) as opened:
+            ties.save(Ties(record.boot(), since, opened.generation(), tuple(tied)))
 
 
 def _as_counted(planned: Outcome, counted: dict[str, Outcome]) -> Outcome:

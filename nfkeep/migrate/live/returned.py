@@ -9,6 +9,7 @@ What iptables has counted from its first packet to that moment nft has counted t
 
 from __future__ import annotations
 
+import functools
 import time
 from typing import TYPE_CHECKING
 
@@ -32,10 +33,10 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from nfkeep.keep.transaction import Transactions
-    from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.live.counted import Added
     from nfkeep.migrate.live.parking import Name
     from nfkeep.migrate.live.record import Record
+    from nfkeep.migrate.live.ties import TiedSet
     from nfkeep.nft.still import SeenTable
     from nfkeep.xtables.image import Image
 
@@ -66,6 +67,7 @@ class Returned:
         self._quotas = ReturnedQuotas(self._opened, self._counted)
         self._lists: list[ReturnedLists] = []
         self._sets: list[ReturnedSets] = []
+        self._waiting: set[TiedSet] = set()
         self._done, self._generation, self._by_rules_only = done, 0, False
 
     def ahead(self) -> None:
@@ -119,8 +121,20 @@ class Returned:
         for lists in self._lists:
             lists.bring_back(since)
         for sets in self._sets:
-            sets.bring_back(since, by_rules_only=self._collected_at is not None and self._by_rules_only)
+            sets.bring_back(since, leave_out=self._first_time if self._collected_at is None else self._second_time)
         self._collected_at = began
+
+    def _first_time(self, tied: TiedSet) -> bool:
+        """Whether a set is to wait: nobody has changed any since the move, and the way back is in haste."""
+        ties = self._ties
+        waits = ties is not None and ties.same_boot and ties.generation == self._generation and not tied.changing
+        if waits:
+            self._waiting.add(tied)
+        return waits
+
+    def _second_time(self, tied: TiedSet) -> bool:
+        """Whether a set is as it was the first time."""
+        return self._by_rules_only and not tied.changing and tied not in self._waiting
 
     def _count(self) -> Iterator[Outcome]:
         added: dict[Name, Added] = {}
@@ -144,13 +158,12 @@ class Returned:
         return max((b.packets - a.packets for a, b in zip(first, then, strict=True)), default=0)
 
     def _find_collections(self) -> None:
-        kept: dict[str, IpSet] = {}
+        kept = functools.cache(lambda: read_ipsets(record.kept(record.IPSETS)))
         for family, file in record.FILES.items() if self._tables else ():
             counted = self._counted.get(family)
             going_on = counted.continuing if counted else frozenset()
             self._lists.append(ReturnedLists(self._elements, record.kept(file), family, going_on))
             if counted and counted.tied.sets:
-                kept = kept or read_ipsets(record.kept(record.IPSETS))
                 began, tied = self._done.steps[0][0], counted.tied.sets
                 self._sets.append(ReturnedSets(self._elements, family.value, tied, kept, began, going_on))
 

@@ -20,7 +20,7 @@ from nfkeep.migrate.loss import Lost
 from nfkeep.nft.elements import read_set
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
     from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.live.ties import TiedSet
@@ -42,8 +42,8 @@ class ReturnedSets:
     """
 
     def __init__(
-        self, opened: ElementSocket, family: int, sets: Sequence[TiedSet], kept: Mapping[str, IpSet], kept_at: float,
-        continuing: Container[str],
+        self, opened: ElementSocket, family: int, sets: Sequence[TiedSet], kept: Callable[[], Mapping[str, IpSet]],
+        kept_at: float, continuing: Container[str],
     ) -> None:  # fmt: skip
         self._opened, self._family, self._sets = opened, family, sets
         self._kept, self._kept_at, self._continuing = kept, kept_at, continuing
@@ -52,14 +52,13 @@ class ReturnedSets:
         self._deleted: dict[str, set[bytes]] = {}
         self._wrong: dict[str, str] = {}
 
-    def bring_back(self, since_seconds: float | None, *, by_rules_only: bool) -> None:
-        """Tell the sets what has come since so many seconds; None: since the kernel was started.
-
-        `by_rules_only`: nobody else has changed anything in nft since.
-        """
+    def bring_back(self, since_seconds: float | None, *, leave_out: Callable[[TiedSet], bool]) -> None:
+        """Tell the sets what has come since so many seconds; None: since the kernel was started."""
         for tied in self._sets:
-            kept = self._kept.get(tied.name)
-            if kept is None or not set(kept.fields) <= FIELDS or (by_rules_only and not tied.changing):
+            if leave_out(tied):
+                continue
+            kept = self._kept().get(tied.name)
+            if kept is None or not set(kept.fields) <= FIELDS:
                 continue
             try:
                 self._bring_back(tied, kept, since_seconds)

@@ -90,10 +90,12 @@ class Ties:
     """All that is tied.
 
     `since`: nft alone is in force from then on at the earliest, in seconds of the monotonic clock of the boot `boot`.
+    `generation`: the number that nft's rules and sets had then, which every change but by rules counts up.
     """
 
     boot: str
     since: float
+    generation: int
     families: tuple[FamilyTies, ...]
 
     @property
@@ -188,7 +190,11 @@ def load() -> Ties | None:
     text = record.kept(FILE)
     try:
         found = json.loads(text) if text else None
-        return None if found is None else Ties(found["boot"], found["since"], tuple(map(_family, found["families"])))
+        return (
+            None
+            if found is None
+            else Ties(found["boot"], found["since"], found["generation"], tuple(map(_family, found["families"])))
+        )
     except (ValueError, KeyError, TypeError):
         return None
 
