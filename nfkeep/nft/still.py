@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.nft.encode import NFT_MSG_DELTABLE, NFT_MSG_GETOBJ, NFT_MSG_NEWTABLE, Message
+from nfkeep.nft.encode import NFT_MSG_DELTABLE, NFT_MSG_GETOBJ, NFT_MSG_NEWTABLE, NLM_F_CREATE, Message
 from nfkeep.nft.wire import attributes, string, u32
 
 if TYPE_CHECKING:
@@ -44,18 +44,20 @@ def tables(opened: BatchSocket) -> list[SeenTable]:
 
 def stand_still(opened: BatchSocket, those: Sequence[SeenTable]) -> None:
     """Take tables from the packets' way, with all that is in them, in one transaction. Raises as `BatchSocket.run`."""
-    # Their hooks are taken off when the transaction is in force (nf_tables_commit()); in use a chain is until then.
-    opened.run(
-        [
-            Message(NFT_MSG_NEWTABLE, 0, string(_NAME, each.name) + u32(_FLAGS, _DORMANT), each.name, each.family)
-            for each in those
-        ]
-    )
+    # Their hooks come off when the transaction comes into force (nf_tables_commit()): until then all is as it was.
+    opened.run([_made(each, u32(_FLAGS, _DORMANT)) for each in those])
 
 
 def delete(opened: BatchSocket, those: Sequence[SeenTable]) -> None:
     """Delete tables with all that is in them, in one transaction. Raises as `BatchSocket.run`."""
-    opened.run([Message(NFT_MSG_DELTABLE, 0, string(_NAME, each.name), each.name, each.family) for each in those])
+    gone = [Message(NFT_MSG_DELTABLE, 0, string(_NAME, t.name), f"the table {t.name}", t.family) for t in those]
+    opened.run([*(_made(each, b"") for each in those), *gone])
+
+
+def _made(table: SeenTable, flags: bytes) -> Message:
+    """A message that does no harm to a table that is there, and makes one that somebody has just deleted."""
+    body = string(_NAME, table.name) + flags
+    return Message(NFT_MSG_NEWTABLE, NLM_F_CREATE, body, f"the table {table.name}", table.family)
 
 
 def read_quotas(opened: BatchSocket, family: int, names: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:

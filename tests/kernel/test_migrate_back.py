@@ -14,6 +14,7 @@ import pytest
 from flood import PAYLOADS, Flood
 
 from nfkeep import Counters, Family
+from nfkeep.migrate.live import record, ties
 
 if TYPE_CHECKING:
     import subprocess
@@ -159,7 +160,8 @@ def test_others_have_changed_both(host: Host) -> None:
     assert host.counted("-s 192.0.2.1") == [Counters()]
 
 
-def test_loaded_anew(host: Host, own_file: str) -> None:
+@pytest.mark.parametrize("booted", [False, True], ids=["by hand", "at a boot"])
+def test_loaded_anew(host: Host, own_file: str, booted: bool) -> None:
     """nft counts from zero then, and that comes to what there was; a quota has what is left of it in nft."""
     host.rules("-A INPUT -p udp --dport 8", f"-A INPUT -p udp --dport 7 -m quota --quota {QUOTA} -j ACCEPT")
     host.send(8, 4)
@@ -167,11 +169,30 @@ def test_loaded_anew(host: Host, own_file: str) -> None:
     host.send(8, 2)
     host.migrate("confirm", "--config", own_file)
     host.namespace.run(["nft", "-f", own_file])
+    if booted:  # then the kernel says that it is another one, and gives handles from the first again
+        with host.namespace:
+            record.keep(ties.FILE, record.kept(ties.FILE).replace(record.boot(), "an earlier boot"))
     host.send(8, 10)
     host.send(7, 3)
-    host.migrate("rollback")
+    told = host.migrate("rollback").stdout
+    assert ("what iptables dropped in the milliseconds" in told) == booted
     assert host.counted("--dport 8") == [Counters(4 + 10, (4 + 10) * SIZE)]
     assert f"--quota {QUOTA - 3 * SIZE}" in host.namespace.run("iptables-legacy-save").stdout
+
+
+@pytest.mark.parametrize("confirmed", [False, True], ids=["applied", "confirmed"])
+def test_nft_is_gone(host: Host, confirmed: bool) -> None:
+    """Somebody has flushed it: the rules of iptables come back all the same, with what they had counted."""
+    host.rules("-A INPUT -p udp --dport 8", f"-A INPUT -p udp --dport 7 -m quota --quota {QUOTA} -j ACCEPT")
+    host.send(8, 4)
+    host.migrate("apply")
+    host.send(8, 2)
+    if confirmed:
+        host.migrate("confirm")
+    host.namespace.run("nft flush ruleset")
+    host.migrate("rollback")
+    assert host.counted("--dport 8") == [Counters(4, 4 * SIZE)]
+    assert "In force: iptables." in host.migrate("status").stdout
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ Nothing that goes wrong in it keeps the rules of iptables from coming back into 
 
 nft goes on from where iptables stood still. So once both have stood at one moment, the rules of iptables are to have
 what nft's have. That moment: the rules of iptables are in force again, and nft's tables are taken off the packets' way.
-What iptables has counted from its first packet to that moment nft has counted too; the rest is added, by the kernel.
+What iptables has counted from its first packet to that moment nft has counted too, as hooks that were made last come
+first (nf_hook_entries_grow() in net/netfilter/core.c); the rest is added, by the kernel.
 """
 
 from __future__ import annotations
@@ -149,7 +150,8 @@ class Returned:
             with XtablesLock(_LOCK_SECONDS):
                 done = add(name, self._then[name], totals)
             added[name] = done
-            yield from _outcomes(name, done, unknown, self._between(name))
+            beside = self._ties is not None and not self._ties.same_boot
+            yield from _outcomes(name, done, unknown, self._between(name), beside=beside)
         yield from self._quotas.outcomes(added)
 
     def _between(self, name: Name) -> int:
@@ -180,12 +182,16 @@ def _named(table: SeenTable) -> tuple[str, str]:
     return {int(family.value): name for family, name in NFT_FAMILY.items()}.get(table.family, ""), table.name
 
 
-def _outcomes(name: Name, done: Added, unknown: int, between: int) -> Iterator[Outcome]:
+def _outcomes(name: Name, done: Added, unknown: int, between: int, *, beside: bool) -> Iterator[Outcome]:
+    """`beside`: what iptables drops nft does not see, as it comes second."""
     where = f"{name[1]} {name[0]}, all rules and policies"
     detail, fidelity = f"{len(done.counters)} have what nft has counted", Fidelity.RESTORED
     if between:
         fidelity = Fidelity.APPROXIMATED
         detail += f"; of each, {between} packets of the moment of the change at most may be missing"
+    if beside:
+        fidelity = Fidelity.APPROXIMATED
+        detail += "; what iptables dropped in the milliseconds in which both were in force may be missing"
     yield Outcome("counters", where, fidelity, detail)
     if number := unknown + done.missing:
         detail = f"what nft has counted for {number} that somebody has changed since, here or there"

@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -195,21 +195,17 @@ def load() -> Ties | None:
             if found is None
             else Ties(found["boot"], found["since"], found["generation"], tuple(map(_family, found["families"])))
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _family(found: dict[str, object]) -> FamilyTies:
-    tables, rules, sets = found["tables"], found["rules"], found["sets"]
-    assert isinstance(tables, dict)
-    assert isinstance(rules, list)
-    assert isinstance(sets, list)
+def _family(found: Any) -> FamilyTies:
     made = {
         name: MadeTable(each["handle"], {chain: tuple(map(tuple, rules)) for chain, rules in each["chains"].items()})
-        for name, each in tables.items()
+        for name, each in found["tables"].items()
     }
     return FamilyTies(
-        Family[str(found["family"])],
+        Family[found["family"]],
         made,
         tuple(
             Tie(
@@ -220,9 +216,9 @@ def _family(found: dict[str, object]) -> FamilyTies:
                 tuple(map(tuple, each["rules"])),
                 tuple(map(tuple, each["quotas"])),
             )
-            for each in rules
+            for each in found["rules"]
         ),
-        tuple(TiedSet(**each) for each in sets),
+        tuple(TiedSet(**each) for each in found["sets"]),
     )
 
 
