@@ -14,7 +14,8 @@ import time
 
 from nfkeep import Family
 from nfkeep.migrate.live import tokens
-from nfkeep.migrate.live.host import read_host, run_nft
+from nfkeep.migrate.live.commands import run_nft
+from nfkeep.migrate.live.host import read_host
 from nfkeep.migrate.live.plan import make_plan
 from nfkeep.namespaces import Namespace
 from nfkeep.xtables.hashlimit import read_buckets

@@ -30,7 +30,9 @@ nfk_nft *nfk_nft_open(int *error);
 void nfk_nft_close(nfk_nft *nft);
 
 typedef struct nfk_set nfk_set;
-nfk_set *nfk_set_open(nfk_nft *nft, const char *table, const char *name, size_t key_bytes, int *error);
+enum { NFK_LONGEST_KEY = 40 };                  /* two IPv6 addresses with a protocol and a port between them */
+/* `family` is that of the table, NFPROTO_*; a key has NFK_LONGEST_KEY bytes at most (-EINVAL). */
+nfk_set *nfk_set_open(nfk_nft *nft, uint8_t family, const char *table, const char *name, size_t key_bytes, int *error);
 void nfk_set_close(nfk_set *set);
 
 /* A transaction that fails costs a grace period of RCU, 8 ms or so, which all others wait for (__nf_tables_abort()): no
@@ -56,7 +58,7 @@ int nfk_unban(nfk_set *v4, nfk_set *v6, const char *text, size_t length);
 /* Take all elements out. */
 int nfk_set_flush(nfk_set *set);
 
-typedef struct { uint8_t key[32]; uint64_t timeout, expires; uint32_t comment, comment_length; } nfk_element;
+typedef struct { uint8_t key[40]; uint64_t timeout, expires; uint32_t comment, comment_length; } nfk_element;
 typedef struct { nfk_element *elements; size_t count; uint8_t *text; int interrupted; } nfk_dump;
 /* What is under one key: 1 found, 0 not. The comment is in *text as in a dump; both to be freed with the dump. */
 int nfk_set_get(nfk_set *set, const uint8_t *key, nfk_dump *out);

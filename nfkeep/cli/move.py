@@ -83,7 +83,10 @@ def confirm(config: Path | None, no_config: bool) -> int:
 
 @click.command(short_help="Put the rules of iptables back into force.", epilog=_EPILOG)
 def rollback() -> int:
-    """Put the rules of iptables back into force with their state, and take those of nft out."""
+    """Put the rules of iptables back into force with their state, and take those of nft out.
+
+    What nft has counted and collected since comes along, also after `nfkeep-migrate confirm`.
+    """
     with record.locked():
         report = cutover.rollback()
     _tell(report)

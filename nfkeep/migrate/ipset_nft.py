@@ -63,7 +63,7 @@ def declare(ipset: IpSet, context: Context, *, nomatch: bool = False) -> str:
 
 
 def _body(ipset: IpSet, *, nomatch: bool, changing: bool) -> tuple[str, ...]:
-    entries = list(_entries(ipset, nomatch=nomatch))
+    listed = list(entries(ipset, nomatch=nomatch))
     flags = [flag for flag, on in (
         ("dynamic", changing), ("interval", "net" in ipset.fields), ("timeout", ipset.has_timeouts),
     ) if on]  # fmt: skip
@@ -73,13 +73,13 @@ def _body(ipset: IpSet, *, nomatch: bool, changing: bool) -> tuple[str, ...]:
     if flags:
         body.append(f"flags {','.join(flags)}")
     default = int(ipset.options.get("timeout", "0"))
-    if default and not changing and all(entry.timeout for entry in entries):
+    if default and not changing and all(entry.timeout for entry in listed):
         body.append(f"timeout {duration(default)}")
     if "counters" in ipset.options:
         body.append("counter")
     if changing and ipset.has_timeouts:
-        entries = [attrs.evolve(entry, timeout=entry.timeout or FOR_EVER) for entry in entries]
-    return (*body, *_listed(entries, counted="counters" in ipset.options))
+        listed = [attrs.evolve(entry, timeout=entry.timeout or FOR_EVER) for entry in listed]
+    return (*body, *_listed(listed, counted="counters" in ipset.options))
 
 
 def changes(ipset: IpSet, context: Context) -> bool:
@@ -186,7 +186,8 @@ def _size(ipset: IpSet) -> int:
     return int(ipset.options.get("maxelem", _DEFAULT_SIZE))
 
 
-def _entries(ipset: IpSet, *, nomatch: bool) -> Iterator[Entry]:
+def entries(ipset: IpSet, *, nomatch: bool) -> Iterator[Entry]:
+    """Its elements for nft, with `nomatch` the exceptions only. Raises Lost for a set that nft cannot have."""
     _check(ipset)
     if "iface" in ipset.fields:
         yield from _entries_with_interfaces(ipset, nomatch=nomatch)

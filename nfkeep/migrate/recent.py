@@ -22,7 +22,7 @@ from nfkeep.migrate.parts import AnyOf, Statement, Test
 from nfkeep.migrate.rates import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from nfkeep.migrate.context import Context
     from nfkeep.migrate.parts import Part, Simple
@@ -174,6 +174,22 @@ class RecentList:
                     yield identifier(self._slot(age, number)), age.seconds, age.seconds - each
                 if len(hits) < age.hits:
                     yield identifier(self._next(age, len(hits) + 1)), age.seconds + 1, age.seconds + 1 - hits[0]
+
+    def seen(self, left: Mapping[str, float]) -> tuple[tuple[float, ...], int]:
+        """The way back: by the sets that an address is in, how many seconds ago its last hits were, the latest first.
+
+        And how many hits it has had at the least. `left`: what is left in each, in seconds; anything in a set without
+        a timeout.
+        """
+        latest: list[float] = []
+        least = int(identifier(self._present) in left)
+        for age in self.ages:
+            slots = [self._plain(age)] if age.hits == 1 else [self._slot(age, n) for n in range(1, age.hits + 1)]
+            there = [number for number, slot in enumerate(map(identifier, slots), 1) if slot in left]
+            least = max(least, len(there) if age.seconds else max(there, default=0))
+            if age.seconds and len(there) >= len(latest):
+                latest = sorted(age.seconds - left[identifier(slots[number - 1])] for number in there)
+        return tuple(latest), least
 
     def _ring(self, age: Age) -> list[tuple[Simple, ...]]:
         """The next slot gets the hit, and the one behind it is next. The address is in no set while that is slot 1."""

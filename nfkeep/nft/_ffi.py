@@ -32,6 +32,7 @@ REASONS = {
     int(lib.NFK_REFUSED_TEXT): "this is no IPv4 or IPv6 address, nor a network in the form ADDRESS/BITS",
     int(lib.NFK_REFUSED_HOST_BITS): "a network has no bits set behind its prefix",
 }
+_INET = 1  # NFPROTO_INET
 IN_GUARD, COVERS_GUARD = int(lib.NFK_REFUSED_IN_GUARD), int(lib.NFK_REFUSED_COVERS_GUARD)
 
 
@@ -62,7 +63,7 @@ class Guards:
 
 
 _Key = ffi.typeof("uint8_t[32]")
-_ELEMENT = struct.Struct("=32sQQII")  # nfk_element
+_ELEMENT = struct.Struct("=40sQQII")  # nfk_element
 assert _ELEMENT.size == ffi.sizeof("nfk_element")
 
 
@@ -157,9 +158,9 @@ class SetHandle:
 
     __slots__ = ("_pointer", "_socket", "key_bytes")
 
-    def __init__(self, socket: ElementSocket, table: str, name: str, key_bytes: int) -> None:
+    def __init__(self, socket: ElementSocket, table: str, name: str, key_bytes: int, *, family: int = _INET) -> None:
         error = ffi.new("int *")
-        pointer = lib.nfk_set_open(socket.pointer, table.encode(), name.encode(), key_bytes, error)
+        pointer = lib.nfk_set_open(socket.pointer, family, table.encode(), name.encode(), key_bytes, error)
         if not pointer:
             raise fail(-error[0], "naming a set")
         self._pointer = ffi.gc(pointer, lib.nfk_set_close)

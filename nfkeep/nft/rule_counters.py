@@ -30,6 +30,7 @@ _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
 _INTO = 1  # NFTA_EXTHDR_DREG
 _TIMEOUT = 6  # NFTA_DYNSET_TIMEOUT
 _NAMELESS = (b"__set", b"__map")
+_COUNTING = frozenset({b"counter\0", b"quota\0", b"last\0"})
 
 
 @attrs.frozen(slots=True)
@@ -65,6 +66,20 @@ class SeenRule:
             body += attribute(_USERDATA, self._userdata)
         what = f"the counter of rule {self.handle} of the chain {self.chain}"
         return Message(NFT_MSG_NEWRULE, _NLM_F_REPLACE, body, what, self.family)
+
+    def meaning(self) -> bytes:
+        """What it does, whatever it has counted, and its comment: another one that does the same has the same.
+
+        Nameless sets have another name in each rule; what is in them is not looked at.
+        """
+        parts = []
+        for _, expression in attributes(self._expressions):
+            told = dict(attributes(expression))
+            parts.append(told[_NAME])
+            if told[_NAME] not in _COUNTING:
+                values = attributes(told.get(_DATA, b""))
+                parts += [b"" if value.startswith(_NAMELESS) else value for _, value in values]
+        return b"".join(b"%d:%s" % (len(each), each) for each in [*parts, self._userdata or b""])
 
 
 def list_rules(opened: BatchSocket, family: int, table: str, chain: str = "") -> list[bytes]:

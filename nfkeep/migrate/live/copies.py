@@ -12,16 +12,20 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nfkeep.errors import NfkeepError
-from nfkeep.keep.report import Fidelity, Outcome, Report
+from nfkeep.keep.report import Fidelity, Report
 from nfkeep.migrate.live import parking
 from nfkeep.migrate.live.commands import NFT_FAMILY, restore_iptables
 from nfkeep.migrate.live.host import save_text
 from nfkeep.migrate.live.iptables_nft import read_rules
+from nfkeep.migrate.live.record import boot
 from nfkeep.model import Family
-from nfkeep.nft.table_list import list_tables
+from nfkeep.nft.table_list import table_handles
 from nfkeep.xtables.tables import in_use
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from nfkeep.keep.report import Outcome
     from nfkeep.migrate.live.host import Host
     from nfkeep.migrate.live.record import Record
 
@@ -41,7 +45,7 @@ def last_rules(host: Host, done: Record) -> dict[Family, str]:
     Raises NfkeepError if they are not those any more that were copied.
     """
     found = {}
-    there = list_tables()
+    there = table_handles()
     if any(there.get((family, name)) != handle for family, name, handle in done.replaced):
         raise NfkeepError("somebody has made the tables of iptables-nft anew meanwhile; try again")
     for family in host.compat:
@@ -58,14 +62,16 @@ def present(done: Record) -> list[tuple[str, Family]]:
 
 def are_superfluous(done: Record) -> bool:
     """Whether the tables of iptables-nft, of which there are copies, are there."""
-    there = list_tables() if done.copies else {}
-    return bool(done.copies) and all(there.get((family, name)) == handle for family, name, handle in done.replaced)
+    if not done.copies or not done.replaced or done.boot != boot():
+        return False
+    there = table_handles()
+    return all(there.get((family, name)) == handle for family, name, handle in done.replaced)
 
 
-def give_back(done: Record, report: Report) -> tuple[Outcome, ...]:
+def give_back(done: Record, outcomes: Sequence[Outcome]) -> list[Outcome]:
     """Have iptables-nft make its tables again, with what the copies have counted; connections are counted again.
 
-    `report`: what came of the copies when they were put into action. Returns what comes of iptables-nft's rules.
+    `outcomes`: what came of the copies when they were put into action. Returns what comes of iptables-nft's rules.
     """
     names = present(done)
     texts = {family: save_text(family) for _, family in names}
@@ -75,12 +81,12 @@ def give_back(done: Record, report: Report) -> tuple[Outcome, ...]:
             restore_iptables("nft", family, text)
 
     counted = parking.count_again(parking.limited(names), load) or Report()
-    kept = [attrs.evolve(o, fidelity=Fidelity.LOST, detail=_ANEW) if o.kind == "quota" else o for o in report.outcomes]
+    kept = [attrs.evolve(o, fidelity=Fidelity.LOST, detail=_ANEW) if o.kind == "quota" else o for o in outcomes]
     again = [each for each in counted.outcomes if each.kind == "connlimit"]
-    return (*(each for each in kept if each.kind != "connlimit"), *again)
+    return [*(each for each in kept if each.kind != "connlimit"), *again]
 
 
 def given_back(done: Record) -> Record:
     """The record with those tables as they are now."""
     wanted = {(NFT_FAMILY[family], table) for table, family in done.copies}
-    return attrs.evolve(done, replaced=tuple((*each, at) for each, at in list_tables().items() if each in wanted))
+    return attrs.evolve(done, replaced=tuple((*each, at) for each, at in table_handles().items() if each in wanted))

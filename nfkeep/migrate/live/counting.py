@@ -72,10 +72,11 @@ class Continuation:
     """
 
     def __init__(self, translation: Translation, text: str, family: Family) -> None:
-        self._translation, self._lines = translation, _lines_of(text, family)
-        self._opened = BatchSocket()
+        self.translation, self.text, self.family = translation, text, family
+        self.lines = lines_of(text, family)
+        self.opened = BatchSocket()
         number = family.value
-        listed = {table.name: list_rules(self._opened, number, table.name) for table in translation.tables}
+        listed = {table.name: list_rules(self.opened, number, table.name) for table in translation.tables}
         self._there = {table: seen(number, rules) for table, rules in listed.items()}
 
     def go_on(self, final: Mapping[Where, Counters]) -> int:
@@ -83,13 +84,13 @@ class Continuation:
 
         How many rules and policies of iptables that are.
         """
-        found = _counting_rules(self._translation, self._there, self._lines)
+        found = counting_rules(self.translation, self._there, self.lines)
         counting = [_Counting(final[where], rules) for where, rules in found.items() if where in final]
         wrong = [each for each in counting if each.missing != Counters()]
         settable = [each for each in wrong if each.first.settable]
         for at in range(0, len(settable), _AT_ONCE):
             some = settable[at : at + _AT_ONCE]
-            self._opened.run([rule.counting(total) for rule, total in self._totals(some)])
+            self.opened.run([rule.counting(total) for rule, total in self._totals(some)])
         others = [each for each in wrong if not each.first.settable]
         if others:
             lines = [each.rules[0][0] for each in others]
@@ -100,7 +101,7 @@ class Continuation:
     def _totals(self, some: Sequence[_Counting]) -> list[tuple[SeenRule, Counters]]:
         """For the first rule of each: what it has counted by now, and what is missing."""
         found = []
-        for each, now in zip(some, read_again(self._opened, [each.first for each in some]), strict=True):
+        for each, now in zip(some, read_again(self.opened, [each.first for each in some]), strict=True):
             assert now.counters is not None, "it had one"
             packets, size = now.counters.packets + each.missing.packets, now.counters.bytes + each.missing.bytes
             found.append((now, Counters(max(0, packets), max(0, size))))
@@ -110,7 +111,7 @@ class Continuation:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._opened.close()
+        self.opened.close()
 
 
 @attrs.frozen(slots=True)
@@ -143,7 +144,7 @@ def _replaced(line: Line, rule: SeenRule, total: Counters) -> str:
     return f"replace rule {family} {rule.table} {rule.chain} handle {rule.handle} {text}\n"
 
 
-def _lines_of(text: str, family: Family) -> dict[int, Where]:
+def lines_of(text: str, family: Family) -> dict[int, Where]:
     """Which rule or policy is on a line of the source."""
     found: dict[int, Where] = {}
     for table in source_of(text, family).tables:
@@ -154,7 +155,7 @@ def _lines_of(text: str, family: Family) -> dict[int, Where]:
     return found
 
 
-def _counting_rules(
+def counting_rules(
     translation: Translation, there: Mapping[str, list[SeenRule]], lines: Mapping[int, Where]
 ) -> dict[Where, list[tuple[Line, SeenRule]]]:
     """The rules of nft that count for each rule of iptables, the one that began with its counters first."""

@@ -7,40 +7,35 @@ far it is.
 from __future__ import annotations
 
 import contextlib
-import ipaddress
-import json
 import time
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 import attrs
 
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome, Report
-from nfkeep.migrate.live import copies, parking, record, tokens
-from nfkeep.migrate.live.carried import carried_lists
-from nfkeep.migrate.live.commands import NFT_FAMILY, restore_iptables, run_nft, run_tool
+from nfkeep.migrate.live import copies, parking, record, ties, tokens
+from nfkeep.migrate.live.commands import NFT_FAMILY, run_nft, run_tool
 from nfkeep.migrate.live.counting import Continuation, added, counted_between, final_counters
 from nfkeep.migrate.live.host import read_host, save_text, source_of
 from nfkeep.migrate.live.plan import ON_THE_WAY, make_plan
 from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
 from nfkeep.migrate.live.recount import counts_anew
+from nfkeep.migrate.live.reload import reload
+from nfkeep.migrate.live.returned import Returned
+from nfkeep.migrate.live.ties import Ties
 from nfkeep.model import Family
-from nfkeep.nft.table_list import list_tables
-from nfkeep.xtables.recent import DIRECTORY
+from nfkeep.nft.batch import BatchSocket
+from nfkeep.nft.table_list import tables
 from nfkeep.xtables.tables import in_use
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from nfkeep.migrate.live.plan import Plan
 
-Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
-
-_FILES = {Family.IPV4: "ipv4.rules", Family.IPV6: "ipv6.rules"}
 STEPS = 2
 """How many times `apply` tells what it is about to do."""
-
-_SINCE = "go on where they were when nft took over: what it has counted since is not added"
 
 
 @attrs.frozen(slots=True)
@@ -84,7 +79,7 @@ def both(family: Family) -> tuple[str, str | None]:
     if found is None or found.state not in (APPLIED, CONFIRMED):
         return read_host().rules.get(family, ""), None
     tables = [name for of, name in found.nft if of == NFT_FAMILY[family]]
-    return record.kept(_FILES[family]), "".join(
+    return record.kept(record.FILES[family]), "".join(
         run_tool(["nft", "list", "table", NFT_FAMILY[family], name]) for name in tables
     )
 
@@ -115,8 +110,8 @@ def apply(
     legacy = tuple(
         (table.name, family) for family, text in plan.host.rules.items() for table in source_of(text, family).tables
     )
-    before = {_FILES[family]: text for family, text in plan.host.rules.items()}
-    record.begin({**before, "ipset.save": plan.host.ipsets, "new.nft": plan.script})
+    before = {record.FILES[family]: text for family, text in plan.host.rules.items()}
+    record.begin({**before, record.IPSETS: plan.host.ipsets, "new.nft": plan.script})
     replaced = tuple((*each, plan.host.nft_tables[each]) for each in plan.host.iptables_nft)
     copied = tuple(each for each in legacy if each[1] in plan.host.compat)
     done = Record(APPLYING, legacy, plan.tables, copies=copied, replaced=replaced)
@@ -146,8 +141,9 @@ def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> 
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     keys = tokens.carry(fresh.keys)
     tell("putting the rules of iptables out of action")
+    since = time.monotonic()
     parking.park(done.legacy, counts_anew(done.nft))
-    continued = list(_go_on(fresh, last))
+    continued = list(_go_on(fresh, last, since))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
     record.wake()
@@ -157,8 +153,12 @@ def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> 
     return Report((*continued, *outcomes), report.gate_seconds if report else 0.0)
 
 
-def _go_on(plan: Plan, last: Mapping[Family, str]) -> Iterator[Outcome]:
-    """Have nft's counters go on where those of iptables stand still; `last` are those of iptables-nft."""
+def _go_on(plan: Plan, last: Mapping[Family, str], since: float) -> Iterator[Outcome]:
+    """Have nft's counters go on where those of iptables stand still, and note what counts for what from `since` on.
+
+    `last`: the rules of iptables-nft, as they were in the end.
+    """
+    tied = []
     with contextlib.ExitStack() as stack:
         counting = [
             (family, stack.enter_context(Continuation(translation, plan.host.rules[family], family)))
@@ -169,11 +169,13 @@ def _go_on(plan: Plan, last: Mapping[Family, str]) -> Iterator[Outcome]:
                 final = final_counters(save_text(family), family, without=parking.OWN)
                 if family in last:
                     final = added(final, counted_between(plan.host.rules[family], last[family], family))
-                number = each.go_on(final)
-                detail = f"{number} rules and policies go on; {ON_THE_WAY}"
+                detail = f"{each.go_on(final)} rules and policies go on; {ON_THE_WAY}"
+                tied.append(ties.tie(each, final, plan.host.ipsets))
             except NfkeepError as error:  # no reason to undo the move
                 detail = f"some may have only what was counted until nft's rules were loaded, and since: {error}"
             yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, detail)
+        with contextlib.closing(BatchSocket()) as opened:
+            ties.save(Ties(record.boot(), since, opened.generation(), tuple(tied)))
 
 
 def _as_counted(planned: Outcome, counted: dict[str, Outcome]) -> Outcome:
@@ -209,17 +211,22 @@ def rollback() -> Report:
 
 def _undo(done: Record) -> Report:
     """From wherever the move is: old rules first, so that at no moment there are none."""
+    outcomes: list[Outcome] = []
     if done.state == CONFIRMED:
-        _reload(done)
+        outcomes += reload(done, parked=_is_loaded(done))
+        same = done.boot == record.boot()
+        done = _save(
+            done, "the rules of iptables are loaded from the disk", state=APPLIED, boot=record.boot(),
+            replaced=done.replaced if same else (),
+        )  # fmt: skip
     if copies.are_superfluous(done):
         parking.empty(copies.present(done))
-    outcomes = []
-    if _is_loaded(done):
-        outcomes += [*_bring_back_addresses(done), Outcome("counters", "all rules", Fidelity.APPROXIMATED, _SINCE)]
-    report = parking.unpark(_present(done), lambda: _unload(done)) or Report()
-    found = report.outcomes
+    with Returned(done, _present(done)) as returned:
+        returned.ahead()
+        report = parking.unpark(_present(done), returned.stand_still, returned.spend) or Report()
+        found = [*returned.finish(), *report.outcomes]
     if done.copies and not copies.are_superfluous(done):
-        found = copies.give_back(done, report)
+        found = copies.give_back(done, found)
         done = _save(copies.given_back(done), "iptables-nft has its rules again")
         parking.empty(copies.present(done))
     outcomes += found
@@ -227,68 +234,15 @@ def _undo(done: Record) -> Report:
     return Report(tuple(outcomes), report.gate_seconds)
 
 
-def _unload(done: Record) -> None:
-    ours = record.own_tables(done, list_tables())
-    run_nft("".join(f"delete table {family} {name}\n" for family, name in sorted(ours)))
-
-
-def _reload(done: Record) -> None:
-    """The rules of iptables from the disk, by its own tool: after `confirm` there are none in the kernel."""
-    for family, name in _FILES.items():
-        text = record.kept(name)
-        if text:
-            restore_iptables("legacy", family, text)
-    parking.count_again(parking.limited(done.legacy), lambda: None)
-    _save(done, "the rules of iptables are loaded from the disk")
-
-
-def _bring_back_addresses(done: Record) -> list[Outcome]:
-    """Who came into nft's sets meanwhile, into the lists of the recent match."""
-    outcomes = []
-    for family, file in _FILES.items():
-        text = record.kept(file)
-        if not text:
-            continue
-        for name, table, sets in carried_lists(text, family):
-            texts = (each for set_name in sets.names() for each in _addresses(NFT_FAMILY[family], table, set_name))
-            new = sorted(set(map(ipaddress.ip_address, texts)) - _listed(name))
-            for address in new:
-                _add(name, address)
-            if new:
-                detail = f"{len(new)} addresses that came meanwhile, as if they were seen now"
-                outcomes.append(Outcome("recent", f"{family}, list {name}", Fidelity.APPROXIMATED, detail))
-    return outcomes
-
-
-def _addresses(family: str, table: str, name: str) -> Iterable[str]:
-    try:
-        listing = json.loads(run_tool(["nft", "-j", "list", "set", family, table, name]))
-    except NfkeepError:  # the table is not there, or was not yet
-        return
-    for each in listing["nftables"]:
-        for element in each.get("set", {}).get("elem", ()):
-            yield element["elem"]["val"] if isinstance(element, dict) else element
-
-
-def _listed(name: str) -> set[Address]:
-    try:
-        with open(f"{DIRECTORY}/{name}", encoding="ascii") as file:  # it has every zero of an IPv6 address, nft has not
-            return {ipaddress.ip_address(line.split()[0].removeprefix("src=")) for line in file}
-    except FileNotFoundError:
-        return set()
-
-
-def _add(name: str, address: Address) -> None:
-    with open(f"{DIRECTORY}/{name}", "w", encoding="ascii") as file:
-        file.write(f"+{address}\n")
-
-
 def _present(done: Record) -> list[tuple[str, Family]]:
     return [(table, family) for table, family in done.legacy if table in in_use(family)]
 
 
 def _is_loaded(done: Record) -> bool:
-    return bool(done.nft) and record.own_tables(done, list_tables()) == set(done.nft)
+    with contextlib.closing(BatchSocket()) as opened:
+        there = {each.key: each for each in tables(opened)}
+    own = record.own_tables(done, {key: each.handle for key, each in there.items()})
+    return bool(done.nft) and own == set(done.nft) and not any(there[key].dormant for key in own)
 
 
 def _save(done: Record, what: str, **changes: object) -> Record:

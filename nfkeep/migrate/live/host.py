@@ -18,7 +18,7 @@ from nfkeep.migrate.live.stamps import ListEntries, read_list
 from nfkeep.migrate.recent import DEFAULT_NAME
 from nfkeep.migrate.source import read_source, rules_of
 from nfkeep.model import Family
-from nfkeep.nft.table_list import list_tables
+from nfkeep.nft.table_list import table_handles
 from nfkeep.xtables.jiffies import read_clock
 from nfkeep.xtables.tables import in_use, read
 
@@ -54,7 +54,7 @@ class Host:
 def read_host() -> Host:
     """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words."""
     legacy = {family: text for family in Family if (text := save_text(family))}
-    there = list_tables()
+    there = table_handles()
     ours = record.own_tables(record.load(), there)
     made = {family: iptables_nft.read_rules(family, there.keys() - ours) for family in Family}
     compat = {family: text for family, (text, _) in made.items() if text}

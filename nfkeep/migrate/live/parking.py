@@ -12,7 +12,6 @@ from nfkeep.errors import NfkeepError
 from nfkeep.keep.commit import Along
 from nfkeep.keep.transaction import transactions
 from nfkeep.migrate.live.commands import restore_iptables
-from nfkeep.migrate.source import read_source
 from nfkeep.model import Family
 from nfkeep.xtables.tables import TABLES, in_use, read
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from nfkeep.keep.report import Report
+    from nfkeep.keep.transaction import Transactions
 
 Name = tuple[str, Family]
 PARKED = '-m comment --comment "nfkeep-migrate: nft has the rules now" -j ACCEPT'
@@ -35,11 +35,7 @@ def limited(tables: Iterable[Name]) -> list[Name]:
 
 def place(text: str, family: Family) -> None:
     """Load iptables-save text into tables that let everything pass, out of action."""
-    lines = text.splitlines()
-    for table in reversed(read_source(text, family).tables):
-        end = lines.index("COMMIT", table.line)
-        lines[end:end] = [f"-I {chain} {PARKED}" for chain in _base_chains(table.name)]
-    restore_iptables("legacy", family, "\n".join([*lines, ""]))
+    restore_iptables("legacy", family, parked_text(text))
 
 
 def count_again(tables: Iterable[Name], load: Callable[[], None]) -> Report | None:
@@ -78,11 +74,27 @@ def park(tables: Iterable[Name], anew: Callable[[], None]) -> None:
                 txs[table, family].insert(chain, PARKED)
 
 
-def unpark(tables: Iterable[Name], unload: Callable[[], None]) -> Report | None:
+def parked_text(text: str) -> str:
+    """The same tables, as iptables-save prints them, out of action."""
+    lines: list[str] = []
+    waiting: list[str] = []
+    for line in text.splitlines():
+        if line[:1] == "*":
+            waiting = [f"[0:0] -A {chain} {PARKED}" for chain in _base_chains(line[1:])]
+        elif line[:1] != ":":
+            lines += waiting
+            waiting = []
+        lines.append(line)
+    return "\n".join([*lines, ""])
+
+
+def unpark(
+    tables: Iterable[Name], unload: Callable[[], None], edit: Callable[[Transactions], None] = lambda _: None
+) -> Report | None:
     """Put all of these tables back into action, or none; what others have added meanwhile stays.
 
-    `unload` takes nft's rules out of force, before connections are counted again: those would count, and refuse, too.
-    What it raises is raised in the end.
+    `edit` changes more in them, right before they are written. `unload` takes nft's rules out of force, before
+    connections are counted again: those would count, and refuse, too. What it raises is raised in the end.
     """
     own = {name: _own_rules(*name) for name in tables}
     names = [name for name, rules in own.items() if rules]
@@ -98,7 +110,7 @@ def unpark(tables: Iterable[Name], unload: Callable[[], None]) -> Report | None:
             failed.append(error)
 
     with transactions(*names) as txs:
-        txs.along = Along(after=unloaded)
+        txs.along = Along(before=lambda: edit(txs), after=unloaded)
         for name in names:
             for chain, text in own[name]:
                 txs[name].delete(chain, text)

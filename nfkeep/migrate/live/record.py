@@ -33,6 +33,10 @@ HOST = "host"
 """The folder of the host's own network namespace."""
 
 APPLYING, APPLIED, CONFIRMED, ROLLED_BACK = "applying", "applied", "confirmed", "rolled back"
+FILES = {Family.IPV4: "ipv4.rules", Family.IPV6: "ipv6.rules"}
+IPSETS = "ipset.save"
+"""What was there before, as `kept` knows it: iptables-save text by family, and what `ipset save` printed."""
+
 _NAME, _LOCK, _WAKE = "record.json", "lock", "wake"
 
 
@@ -138,6 +142,11 @@ def begin(before: Mapping[str, str]) -> None:
                 each.unlink()
     for name, text in before.items():
         durable.write(_made(place) / name, text)
+
+
+def keep(name: str, text: str) -> None:
+    """Put something more on the disk, under this name, until the next move begins."""
+    durable.write(_made(folder()) / name, text)
 
 
 def kept(name: str) -> str:

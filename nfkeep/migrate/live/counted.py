@@ -1,0 +1,129 @@
+"""What nft's rules have counted for those of iptables, and how that gets into these."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nfkeep.migrate.live.ties import by_chain, digest, rule_keys, words_of
+from nfkeep.model import Counters
+from nfkeep.nft.rule_counters import list_rules, read_again, seen
+from nfkeep.xtables.tables import TableHandle
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from nfkeep.migrate.live.parking import Name
+    from nfkeep.migrate.live.ties import FamilyTies, RuleKey, Tie
+    from nfkeep.nft.batch import BatchSocket
+    from nfkeep.nft.rule_counters import SeenRule
+    from nfkeep.nft.table_list import SeenTable
+    from nfkeep.xtables.image import Image
+
+Totals = dict["RuleKey", tuple[int, Counters]]
+"""By key: among how many of the same words a rule was one, and what it is to have counted."""
+
+
+class Counted:
+    """The counters of nft's rules in one family, found by what was noted when they were made.
+
+    `continuing`: the tables that are still the ones that were made then; others were loaded anew, and count from zero.
+    """
+
+    def __init__(self, opened: BatchSocket, tied: FamilyTies, there: Sequence[SeenTable], *, same_boot: bool) -> None:
+        self._opened, self.tied = opened, tied
+        handles = {each.name: each.handle for each in there if each.family == tied.family.value}
+        self._tables = [name for name in tied.tables if name in handles]
+        self.continuing = frozenset(n for n in self._tables if same_boot and handles[n] == tied.tables[n].handle)
+        self._rules: dict[tuple[str, str, int], SeenRule] = {}
+
+    def read(self) -> None:
+        """Read all counters, with one listing for each table."""
+        number = self.tied.family.value
+        self._rules = {}
+        for table in self._tables:
+            made = self.tied.tables[table]
+            chains = by_chain(seen(number, list_rules(self._opened, number, table)))
+            for chain, noted in made.chains.items():
+                rules = chains.get(chain, [])
+                if table in self.continuing:
+                    known = {(rule.handle, digest(rule)): rule for rule in rules}
+                    found = {at: known[each] for at, each in enumerate(noted) if each in known}
+                else:
+                    same = [digest(rule) for rule in rules] == [each for _, each in noted]
+                    found = dict(enumerate(rules)) if same else {}
+                self._rules.update({(table, chain, at): rule for at, rule in found.items()})
+
+    def read_again(self, some: Sequence[Tie]) -> None:
+        """Read the counters of these once more."""
+        places = [place for tie in some for place in tie.rules if place in self._rules]
+        rules = read_again(self._opened, [self._rules[place] for place in places])
+        self._rules.update(zip(places, rules, strict=True))
+
+    def total(self, tie: Tie) -> Counters | None:
+        """What a rule of iptables is to have counted by now; None if what counts for it is not to be found."""
+        counted = [rule.counters for place in tie.rules if (rule := self._rules.get(place)) and rule.counters]
+        if len(counted) < len(tie.rules):
+            return None
+        packets, size = sum(each.packets for each in counted), sum(each.bytes for each in counted)
+        # What is lower than in the beginning has been put to zero.
+        if packets >= tie.base.packets and size >= tie.base.bytes and self._goes_on(tie):
+            return Counters(packets, size)
+        return Counters(tie.base.packets + packets, tie.base.bytes + size)
+
+    def totals(self, table: str) -> tuple[Totals, int]:
+        """Those of all rules and policies of a table of iptables, and how many more have none."""
+        ties = [tie for tie in self.tied.rules if tie.table == table]
+        found = {tie.key: (tie.among, total) for tie in ties if (total := self.total(tie)) is not None}
+        return found, len(ties) - len(found)
+
+    def _goes_on(self, tie: Tie) -> bool:
+        return all(table in self.continuing for table, _, _ in tie.rules)
+
+
+@attrs.frozen(slots=True)
+class Added:
+    """What was added to a table: by key, for what is there; `missing`: how many rules are not there as they were."""
+
+    counters: Mapping[RuleKey, Counters]
+    missing: int
+
+
+def add(name: Name, then: Image, totals: Totals) -> Added:
+    """Add to a table what is missing in it: as it was `then`, at the moment of the totals. The caller has the lock.
+
+    Raises ConflictError if somebody without the lock has another number of rules in it by now, CommitError.
+    """
+    with TableHandle(*name) as handle:
+        now = dict(_keys(handle))
+        if handle.opened_as(then):
+            before = now
+        else:
+            with TableHandle(*name) as earlier:
+                earlier.load(then)
+                before = dict(_keys(earlier))
+        image = handle.image()
+        into = {place: number for number, place in enumerate(image.places()) if place is not None}
+        counted = dict(zip(then.places(), then.counters(), strict=True))
+        packets, octets = [0] * image.number, [0] * image.number
+        added = {}
+        for key, (among, total) in totals.items():
+            if key not in now or key not in before or now[key][1] != among or before[key][1] != among:
+                continue
+            had = counted[before[key][0]]
+            more = Counters(max(0, total.packets - had.packets), max(0, total.bytes - had.bytes))
+            number = into[now[key][0]]
+            packets[number], octets[number] = more.packets, more.bytes
+            added[key] = more
+        if any(packets):
+            handle.count(packets, octets)
+    return Added(added, len(totals) - len(added))
+
+
+def _keys(handle: TableHandle) -> Iterator[tuple[RuleKey, tuple[tuple[str, int], int]]]:
+    """By key: place, and among how many of the same words it is."""
+    for chain in handle.chains():
+        words = [words_of(str(rule)) for rule in handle.rules(chain)]
+        for number, (key, among) in enumerate(rule_keys(chain, words, policy=handle.policy(chain) is not None), 1):
+            yield key, ((chain, number), among)
