@@ -64,7 +64,7 @@ def by_library(profile: Path | None = None) -> None:
     with cProfile.Profile() if profile else contextlib.nullcontext() as profiler:
         started = time.perf_counter()
         with record.locked(wait=False):
-            plan = make_plan(read_host())
+            plan = make_plan(read_host(), try_out=False)
             cutover.check(plan)
             cutover.apply(plan, lambda _: None)
         seconds = time.perf_counter() - started

@@ -30,7 +30,8 @@ nfk_nft *nfk_nft_open(int *error);
 void nfk_nft_close(nfk_nft *nft);
 
 typedef struct nfk_set nfk_set;
-nfk_set *nfk_set_open(nfk_nft *nft, const char *table, const char *name, size_t key_bytes, int *error);
+/* `family`: the table's, NFPROTO_*. */
+nfk_set *nfk_set_open(nfk_nft *nft, uint8_t family, const char *table, const char *name, size_t key_bytes, int *error);
 void nfk_set_close(nfk_set *set);
 
 /* A transaction that fails costs a grace period of RCU, 8 ms or so, which all others wait for (__nf_tables_abort()): no

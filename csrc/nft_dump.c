@@ -34,14 +34,15 @@ void nfk_nft_close(struct nfk_nft *nft)
     free(nft);
 }
 
-struct nfk_set *nfk_set_open(struct nfk_nft *nft, const char *table, const char *name, size_t key_bytes, int *error)
+struct nfk_set *nfk_set_open(struct nfk_nft *nft, uint8_t family, const char *table, const char *name, size_t key_bytes,
+                             int *error)
 {
     struct buffer head = {0};
     struct nfk_set *set = NULL;
     attribute_put(&head, NFTA_SET_ELEM_LIST_TABLE, table, strlen(table) + 1);
     attribute_put(&head, NFTA_SET_ELEM_LIST_SET, name, strlen(name) + 1);
     if (!head.failed && (set = malloc(sizeof(*set) + head.length))) {
-        *set = (struct nfk_set){.nft = nft, .key_bytes = key_bytes, .head_length = head.length};
+        *set = (struct nfk_set){.nft = nft, .family = family, .key_bytes = key_bytes, .head_length = head.length};
         memcpy(set->head, head.data, head.length);
     } else {
         *error = -ENOMEM;

@@ -49,7 +49,7 @@ size_t message_begin(struct nfk_set *set, unsigned type, unsigned flags, bool he
 {
     struct buffer *out = &set->nft->out;
     size_t at = out->length;
-    header_put(out, NFNL_SUBSYS_NFTABLES << 8 | type, flags, set->nft->sequence++, NFPROTO_INET, 0);
+    header_put(out, NFNL_SUBSYS_NFTABLES << 8 | type, flags, set->nft->sequence++, set->family, 0);
     uint8_t *names = head ? buffer_extend(out, set->head_length) : NULL;
     if (names)
         memcpy(names, set->head, set->head_length);

@@ -17,6 +17,7 @@ struct nfk_nft {
 
 struct nfk_set {
     struct nfk_nft *nft;
+    uint8_t family;
     size_t key_bytes, head_length;
     uint8_t head[];                             /* the attributes that name table and set */
 };

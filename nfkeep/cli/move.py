@@ -45,7 +45,7 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
     if probe and not watch.probed(_words(probe)):
         raise NfkeepError(f"the probe fails before anything is changed: {probe}")
     with record.locked(wait=False):
-        made = make_plan(read_host())
+        made = make_plan(read_host(), try_out=False)
         cutover.check(made, accept_losses=accept_losses)
         waiting = None if seconds is None else functools.partial(watch.start, seconds, probe)
         report = cutover.apply(made, _tell_step, seconds=seconds, watch=waiting)

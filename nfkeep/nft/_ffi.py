@@ -27,6 +27,7 @@ ffi: Any = _c_ffi
 lib: Any = _c_lib
 
 ADD, DELETE = int(lib.NFK_ADD), int(lib.NFK_DELETE)
+NFPROTO_INET = 1
 KEY_BYTES = (4, 16, 8, 32)
 REASONS = {
     int(lib.NFK_REFUSED_TEXT): "this is no IPv4 or IPv6 address, nor a network in the form ADDRESS/BITS",
@@ -153,13 +154,15 @@ class Found:
 
 
 class SetHandle:
-    """One set of one table, by name: whether it is there is found out when it is used."""
+    """One set of one table, by name: whether it is there is found out when it is used. `family`: the table's."""
 
     __slots__ = ("_pointer", "_socket", "key_bytes")
 
-    def __init__(self, socket: ElementSocket, table: str, name: str, key_bytes: int) -> None:
+    def __init__(
+        self, socket: ElementSocket, table: str, name: str, key_bytes: int, family: int = NFPROTO_INET
+    ) -> None:
         error = ffi.new("int *")
-        pointer = lib.nfk_set_open(socket.pointer, table.encode(), name.encode(), key_bytes, error)
+        pointer = lib.nfk_set_open(socket.pointer, family, table.encode(), name.encode(), key_bytes, error)
         if not pointer:
             raise fail(-error[0], "naming a set")
         self._pointer = ffi.gc(pointer, lib.nfk_set_close)

@@ -13,7 +13,7 @@ void fuzz_one(const uint8_t *data, size_t size)
 
     if (size < 1)
         return;
-    nfk_set *set = nfk_set_open(&nft, "table", "set", key_bytes[*data % 4], &error);
+    nfk_set *set = nfk_set_open(&nft, NFPROTO_INET, "table", "set", key_bytes[*data % 4], &error);
     if (!set)
         return;
     for (int i = 0; i < 2; i++) {

@@ -419,4 +419,5 @@ def assert_complete(mover: Mover) -> None:
     parked = legacy.count("nft has the rules now")
     assert parked in (0, 3 + 5 + 3)
     assert force["iptables"] == (parked == 0)
-    assert force["nft"] == ("ip saddr 192.0.2.1" in nft and "table ip6 filter" in nft and "table ip mangle" in nft)
+    whole = "ip saddr 192.0.2.1" in nft and "table ip6 filter" in nft and "table ip mangle" in nft
+    assert force["nft"] == (whole and "flags dormant" not in nft)

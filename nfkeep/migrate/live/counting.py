@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nfkeep.migrate.live.host import run_nft, source_of
+from nfkeep.migrate.parts import Statement
 from nfkeep.model import Counters, Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
+from nfkeep.xtables.tables import in_use, read
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from typing_extensions import Self
 
     from nfkeep.migrate.layout import Line
     from nfkeep.migrate.parts import Simple
     from nfkeep.migrate.translation import Translation
+    from nfkeep.model import Rule
 
 _AT_ONCE = 10
 """Rules that are set in one go: more of them, and more packets would pass meanwhile."""
@@ -32,16 +35,15 @@ Where = tuple[str, str, int]
 """Table, chain and place in it, from 0; the policy is behind the last rule."""
 
 
-def final_counters(text: str, family: Family, *, without: frozenset[str] = frozenset()) -> dict[Where, Counters]:
-    """What rules and policies have counted by iptables-save text, but for the rules that say `without`."""
+def final_counters(family: Family, *, without: Callable[[Rule], bool]) -> dict[Where, Counters]:
+    """What the rules and policies of iptables have counted by now, but for rules of which `without` is true."""
     found: dict[Where, Counters] = {}
-    for table in source_of(text, family).tables:
-        for chain in table.chains:
-            kept = [rule for rule in chain.rules if not any(each in rule.text for each in without)]
-            for number, rule in enumerate(kept):
-                found[table.name, chain.name, number] = rule.counters or Counters()
-            if chain.policy is not None:
-                found[table.name, chain.name, len(kept)] = chain.counters
+    for name in in_use(family):
+        for chain in read(name, family).chains.values():
+            kept = [rule for rule in chain.rules if not without(rule)]
+            found.update({(name, chain.name, number): rule.counters for number, rule in enumerate(kept)})
+            if chain.counters is not None:
+                found[name, chain.name, len(kept)] = chain.counters
     return found
 
 
@@ -162,4 +164,4 @@ def _counts(line: Line) -> bool | None:
 
 
 def _is_counter(part: Simple) -> bool:
-    return str(part).split()[:1] == ["counter"]
+    return isinstance(part, Statement) and (part.text == "counter" or part.text.startswith("counter "))

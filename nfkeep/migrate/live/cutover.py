@@ -19,11 +19,14 @@ from nfkeep.keep.report import Fidelity, Outcome, Report
 from nfkeep.migrate.live import parking, record
 from nfkeep.migrate.live.carried import carried_lists
 from nfkeep.migrate.live.counting import Continuation, final_counters
-from nfkeep.migrate.live.host import nft_tables, read_host, run_nft, run_tool, save_text, source_of
-from nfkeep.migrate.live.plan import NFT_FAMILY, ON_THE_WAY, make_plan
+from nfkeep.migrate.live.host import read_host, run_nft, run_tool, save_text, source_of
+from nfkeep.migrate.live.load import bring_in, wake
+from nfkeep.migrate.live.plan import NFT_FAMILY, ON_THE_WAY
 from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
 from nfkeep.migrate.live.recount import counts_anew
+from nfkeep.migrate.live.renew import renewed
 from nfkeep.model import Family
+from nfkeep.nft.tables import list_tables
 from nfkeep.xtables.recent import DIRECTORY
 from nfkeep.xtables.tables import in_use
 
@@ -116,17 +119,16 @@ def apply(
     try:
         if watch is not None:
             watch()
-        return _moved(done, seconds, tell)
+        return _moved(plan, done, seconds, tell)
     except BaseException:
         _undo(done)
         raise
 
 
-def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> Report:
+def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str], None]) -> Report:
     tell("loading nft's rules, and counting connections again")
-    fresh = make_plan(read_host(), look=False)  # what has been counted since, and who was seen
-    script = fresh.script
-    report = parking.count_again(parking.limited(done.legacy), lambda: _load(script))
+    fresh = bring_in(plan, lambda: _again(plan))
+    report = parking.count_again(parking.limited(done.legacy), lambda: wake(fresh))
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     tell("putting the rules of iptables out of action")
     parking.park(done.legacy, counts_anew(done.nft))
@@ -139,6 +141,14 @@ def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> 
     return Report((*continued, *outcomes), report.gate_seconds if report else 0.0)
 
 
+def _again(plan: Plan) -> Plan:
+    """The plan of now: who was seen since, and who is still banned. Raises NfkeepError if it is of other tables."""
+    fresh = renewed(plan, read_host())
+    if fresh.tables != plan.tables:
+        raise NfkeepError("the rules of iptables have other tables than when the move was planned: call it again")
+    return fresh
+
+
 def _go_on(plan: Plan) -> Iterator[Outcome]:
     """Have nft's counters go on where those of iptables stand still."""
     with contextlib.ExitStack() as stack:
@@ -148,7 +158,7 @@ def _go_on(plan: Plan) -> Iterator[Outcome]:
         ]
         for family, each in counting:
             try:
-                number = each.go_on(final_counters(save_text(family), family, without=parking.OWN))
+                number = each.go_on(final_counters(family, without=parking.is_own))
                 detail = f"{number} rules and policies go on; {ON_THE_WAY}"
             except NfkeepError as error:  # no reason to undo the move
                 detail = f"some may have only what was counted until nft's rules were loaded, and since: {error}"
@@ -197,10 +207,6 @@ def _undo(done: Record) -> Report:
     outcomes += report.outcomes
     _save(done, "rolled back: the rules of iptables are in force", state=ROLLED_BACK, deadline=None)
     return Report(tuple(outcomes), report.gate_seconds)
-
-
-def _load(script: str) -> None:
-    run_nft(script)
 
 
 def _unload(done: Record) -> None:
@@ -264,7 +270,7 @@ def _present(done: Record) -> list[tuple[str, Family]]:
 
 
 def _is_loaded(done: Record) -> bool:
-    there = set(nft_tables())
+    there = {(table.family, table.name) for table in list_tables() if not table.dormant}
     return bool(done.nft) and all(each in there for each in done.nft)
 
 

@@ -12,12 +12,13 @@ from nfkeep.errors import NfkeepError
 from nfkeep.keep.commit import Along
 from nfkeep.keep.transaction import transactions
 from nfkeep.model import Family
-from nfkeep.xtables.tables import TABLES, in_use, read
+from nfkeep.xtables.tables import TABLES, TableHandle, in_use, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from nfkeep.keep.report import Report
+    from nfkeep.model import Rule
 
 Name = tuple[str, Family]
 PARKED = '-m comment --comment "nfkeep-migrate: nft has the rules now" -j ACCEPT'
@@ -28,7 +29,12 @@ OWN = frozenset({"nfkeep-migrate: nft has the rules now", "nfkeep-migrate: conne
 
 def limited(tables: Iterable[Name]) -> list[Name]:
     """Those that count connections."""
-    return [name for name in tables if any("-m connlimit" in text for text in _rules(*name))]
+    found = []
+    for table, family in tables:
+        with TableHandle(table, family) as handle:
+            if handle.has(("connlimit",)):
+                found.append((table, family))
+    return found
 
 
 def count_again(tables: Iterable[Name], load: Callable[[], None]) -> Report | None:
@@ -111,23 +117,25 @@ def is_parked(table: str, family: Family) -> bool:
     """Whether a table is out of action."""
     if table not in in_use(family):
         return False
-    chains = read(table, family).chains
-    return all(any(str(rule) == PARKED for rule in chains[chain].rules) for chain in _base_chains(table))
+    return {chain for chain, text in _own_rules(table, family) if text == PARKED} == set(_base_chains(table))
+
+
+def is_own(rule: Rule) -> bool:
+    """Whether it is one of ours."""
+    return any(each.encode() in rule.entry for each in OWN)
 
 
 def _own_rules(table: str, family: Family) -> list[tuple[str, str]]:
-    chains = read(table, family).chains
+    with TableHandle(table, family) as handle:
+        chains = handle.chains()
+        found = [(chains[at], str(rule)) for at, _, rule in handle.scan(("comment",), jumps=False) if is_own(rule)]
     return [
         (chain, text)
         for chain in _base_chains(table)
-        for text in map(str, chains[chain].rules)
-        if text in (PARKED, _COUNTING)
+        for at, text in found
+        if at == chain and text in (PARKED, _COUNTING)
     ]
 
 
 def _base_chains(table: str) -> list[str]:
     return [hook.name for hook in TABLES[table].hooks]
-
-
-def _rules(table: str, family: Family) -> list[str]:
-    return [str(rule) for chain in read(table, family).chains.values() for rule in chain.rules]

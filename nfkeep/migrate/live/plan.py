@@ -15,10 +15,9 @@ from nfkeep.errors import NfkeepError
 from nfkeep.keep.health_owners import owners
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.live.carried import carried_lists, elements
-from nfkeep.migrate.live.host import managed_by_iptables_nft, run_nft, source_of
-from nfkeep.migrate.placement import place_tables
+from nfkeep.migrate.live.host import managed_by_iptables_nft, run_nft, sets_of, source_of
 from nfkeep.migrate.source import rules_of
-from nfkeep.migrate.translation import Translation, translate
+from nfkeep.migrate.translation import Translation, translate_source
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ _DOING = MappingProxyType(
         "HL": "has its hop limit changed twice",
     }
 )
+_NOTED = frozenset({*_STATES, *_DOING})
 
 
 @attrs.frozen(slots=True)
@@ -76,13 +76,14 @@ class Plan:
         )
 
     @property
+    def listed(self) -> str:
+        """The end of the script: what goes into sets that packets add to."""
+        return "".join(elements(text, family, self.host.recent) for family, text in self.host.rules.items())
+
+    @property
     def tables(self) -> tuple[tuple[str, str], ...]:
         """The tables of nft that the script makes, as (family, name)."""
-        return tuple(
-            (NFT_FAMILY[family], place.name)
-            for family, text in self.host.rules.items()
-            for place in place_tables(source_of(text, family))
-        )
+        return tuple((table.family, table.name) for each in self.translations.values() for table in each.tables)
 
     @property
     def lost(self) -> bool:
@@ -106,19 +107,20 @@ class Plan:
         )
 
 
-def make_plan(host: Host, *, look: bool = True) -> Plan:
-    """The plan for a host that was read; with `look`, also what is in its way: nft looks at the script for that.
+def make_plan(host: Host, *, look: bool = True, try_out: bool = True) -> Plan:
+    """The plan for a host that was read; with `look`, also what is in its way.
 
-    Raises InvalidRuleError for rules that cannot be read.
+    With `try_out` nft looks at the script for that; else whoever loads it finds out. Raises InvalidRuleError for rules
+    that cannot be read.
     """
-    translations = {family: translate(text, family, ipsets=host.ipsets) for family, text in host.rules.items()}
-    outcomes = [each for family, text in host.rules.items() for each in _outcomes(host, text, family)]
+    sets = sets_of(host.ipsets)
+    translations = {family: translate_source(source_of(text, family), sets) for family, text in host.rules.items()}
     chains = [c.name for f, text in host.rules.items() for t in source_of(text, f).tables for c in t.chains]
-    plan = Plan(host, MappingProxyType(translations), tuple(outcomes), MappingProxyType(owners(chains)))
-    return attrs.evolve(plan, obstacles=tuple(_obstacles(plan))) if look else plan
+    plan = Plan(host, MappingProxyType(translations), tuple(outcomes(host)), MappingProxyType(owners(chains)))
+    return attrs.evolve(plan, obstacles=tuple(_obstacles(plan, try_out=try_out))) if look else plan
 
 
-def _obstacles(plan: Plan) -> Iterator[str]:
+def _obstacles(plan: Plan, *, try_out: bool) -> Iterator[str]:
     if not plan.host.rules:
         yield "there are no rules of legacy iptables here that say anything"
     compat = managed_by_iptables_nft(plan.host)
@@ -127,11 +129,17 @@ def _obstacles(plan: Plan) -> Iterator[str]:
     for family, name in plan.tables:
         if (family, name) in plan.host.nft_tables and f"{family} {name}" not in compat:
             yield f"nft has a table {family} {name} already, which the script would replace"
-    if plan.host.rules:
+    if plan.host.rules and try_out:
         try:
             run_nft(plan.script, "-c")
         except NfkeepError as error:
             yield f"this host's nft does not take the script: {error}"
+
+
+def outcomes(host: Host) -> Iterator[Outcome]:
+    """What each state of a host will be worth."""
+    for family, text in host.rules.items():
+        yield from _outcomes(host, text, family)
 
 
 def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
@@ -142,6 +150,8 @@ def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
     numbers: dict[tuple[str, str], int] = {}
     for table, chain, rule in rules_of(source_of(text, family)):
         number = numbers[table.name, chain.name] = numbers.get((table.name, chain.name), 0) + 1
+        if _NOTED.isdisjoint(rule.words):
+            continue
         for word, kind in zip(rule.words, rule.words[1:], strict=False):
             where = f"{family} {table.name} {chain.name} rule {number}"
             if word == "-m" and kind in _STATES:
