@@ -5,7 +5,6 @@ A list of bans has them by the hundred thousand, and one object for each would t
 
 from __future__ import annotations
 
-import functools
 import re
 import socket
 from array import array
@@ -14,35 +13,39 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nfkeep.migrate.rates import duration
+from nfkeep.nft.elements import ipset_lines
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
 LINE = 110
 """So many characters are on a line of elements, and with a space perhaps one more."""
 
 _FULL_LINE = re.compile(rf"\S.{{0,{LINE - 1}}},(?= )")
-_FAMILIES = {"inet": (socket.AF_INET, "0.0.0.0"), "inet6": (socket.AF_INET6, "::")}
-_WHOLE = re.compile(r"[0-9\n]*")
-_MOST_SECONDS = 10**8 - 1
-"""More than that is written otherwise in nft."""
+_KEY_BYTES = {socket.AF_INET: 4, socket.AF_INET6: 16}
 
 
 @attrs.frozen(slots=True, eq=False)
 class Plain:
-    """All elements of a set, none twice. `timeouts`: by address, in seconds; 0 for those without.
+    """All elements of a set, none twice. `keys`: the addresses as the network has them, one behind the other.
 
-    `keys`: the addresses as the network has them, in that order. `otherwise`: seconds for those without a timeout.
+    `seconds`: of each what time it has left, 0 for those without a timeout; they get `otherwise`.
     """
 
-    timeouts: Mapping[str, int]
+    family: socket.AddressFamily
     keys: bytes = attrs.field(repr=False)
+    seconds: array[int] = attrs.field(repr=False)
     otherwise: int = 0
+
+    @property
+    def key_bytes(self) -> int:
+        """The length of one key."""
+        return _KEY_BYTES[self.family]
 
     @property
     def expire(self) -> bool:
         """Whether every one does."""
-        return all(self.timeouts.values())
+        return all(self.seconds)
 
     def lines(self) -> list[str]:
         """The elements as nft reads them, with commas between them."""
@@ -56,12 +59,14 @@ class Plain:
 
     def milliseconds(self) -> array[int]:
         """The timeouts in the order of the keys, 0 for ever."""
-        return array("Q", [1000 * (each or self.otherwise) for each in self.timeouts.values()])
+        return array("Q", [1000 * (each or self.otherwise) for each in self.seconds])
 
     def _texts(self) -> Iterator[str]:
         otherwise = f" timeout {duration(self.otherwise)}" if self.otherwise else ""
-        for address, timeout in self.timeouts.items():
-            yield f"{address} timeout {timeout}s" if timeout else address + otherwise
+        for number, seconds in enumerate(self.seconds):
+            at = number * self.key_bytes
+            address = socket.inet_ntop(self.family, self.keys[at : at + self.key_bytes])
+            yield f"{address} timeout {seconds}s" if seconds else address + otherwise
 
 
 def read_plain(name: str, head: Sequence[str], text: str) -> Plain | None:
@@ -70,30 +75,8 @@ def read_plain(name: str, head: Sequence[str], text: str) -> Plain | None:
     `head`: the words by which the set was created. None if a line does anything else, or has an address that is written
     otherwise than ipset prints it.
     """
-    begin, number = f"add {name} ", text.count("\n")
-    if not number or {"netmask", "bitmask"} & set(head) or f"\n{text}".count(f"\n{begin}") != number:
+    if not text or not (name + text).isascii() or {"netmask", "bitmask"} & set(head):
         return None
-    timed = "timeout" in head
-    words = f"\n{text}".replace(f"\n{begin}", "\n").replace(" timeout ", "\n" if timed else " ").split("\n")[1:-1]
-    addresses, seconds = (words[::2], words[1::2]) if timed else (words, ["0"] * number)
-    if len(addresses) != number or not _WHOLE.fullmatch("\n".join(seconds)):
-        return None
-    keys = _keys(addresses, "inet6" if "inet6" in head else "inet")
-    timeouts = dict(zip(addresses, map(int, seconds), strict=True))
-    if keys is None or len(timeouts) != number or max(timeouts.values()) > _MOST_SECONDS:
-        return None
-    return Plain(timeouts, keys)
-
-
-def _keys(addresses: Sequence[str], family: str) -> bytes | None:
-    """The addresses as the network has them; None if one is not as ipset prints it."""
-    number, nobody = _FAMILIES[family]
-    try:
-        keys = list(map(functools.partial(socket.inet_pton, number), addresses))
-    except OSError:
-        return None
-    if number == socket.AF_INET6:  # of IPv4 there is one way only
-        texts = map(functools.partial(socket.inet_ntop, number), keys)
-        if any(text != address for text, address in zip(texts, addresses, strict=True)):
-            return None
-    return None if nobody in addresses else b"".join(keys)
+    family = socket.AF_INET6 if "inet6" in head else socket.AF_INET
+    found = ipset_lines(text.encode(), name.encode(), _KEY_BYTES[family], timed="timeout" in head)
+    return None if found is None else Plain(family, *found)

@@ -107,6 +107,17 @@ def sort(text: bytes, count: int, guards: Guards) -> Sorted:
     )
 
 
+def ipset_lines(text: bytes, name: bytes, key_bytes: int, *, timed: bool) -> tuple[bytes, array[int]] | None:
+    """Keys and seconds of lines that `ipset save` prints; None if they say more, see csrc/nft_api.h."""
+    room = text.count(b"\n")
+    keys, seconds = bytearray(room * key_bytes), array("I", bytes(4 * room))
+    held = ffi.from_buffer("uint8_t[]", keys), ffi.from_buffer("uint32_t[]", seconds)
+    lines = lib.nfk_ipset_lines(text, len(text), name, key_bytes, timed, room, *held)
+    if lines == -errno.ENOMEM:
+        raise MemoryError
+    return (bytes(keys), seconds) if lines == room else None
+
+
 class ElementSocket:
     """One nfnetlink socket for the elements of any number of sets; it stays in the namespace that it was made in."""
 

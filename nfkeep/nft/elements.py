@@ -5,6 +5,6 @@ net/netfilter/nf_tables_api.c, nf_tables_newsetelem() and its neighbours.
 
 from __future__ import annotations
 
-from nfkeep.nft._ffi import ADD, DELETE, ElementSocket, Found, HostPair, SetHandle, fail
+from nfkeep.nft._ffi import ADD, DELETE, ElementSocket, Found, HostPair, SetHandle, fail, ipset_lines
 
-__all__ = ["ADD", "DELETE", "ElementSocket", "Found", "HostPair", "SetHandle", "fail"]
+__all__ = ["ADD", "DELETE", "ElementSocket", "Found", "HostPair", "SetHandle", "fail", "ipset_lines"]

@@ -7,6 +7,7 @@ are set to that and what has come since. A packet that passes while a rule's cou
 
 from __future__ import annotations
 
+import collections
 from typing import TYPE_CHECKING
 
 import attrs
@@ -16,17 +17,16 @@ from nfkeep.migrate.parts import Statement
 from nfkeep.model import Counters, Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
-from nfkeep.xtables.tables import in_use, read
+from nfkeep.xtables.tables import in_use, read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from typing_extensions import Self
 
     from nfkeep.migrate.layout import Line
     from nfkeep.migrate.parts import Simple
     from nfkeep.migrate.translation import Translation
-    from nfkeep.model import Rule
 
 _AT_ONCE = 10
 """Rules that are set in one go: more of them, and more packets would pass meanwhile."""
@@ -35,15 +35,17 @@ Where = tuple[str, str, int]
 """Table, chain and place in it, from 0; the policy is behind the last rule."""
 
 
-def final_counters(family: Family, *, without: Callable[[Rule], bool]) -> dict[Where, Counters]:
-    """What the rules and policies of iptables have counted by now, but for rules of which `without` is true."""
+def final_counters(family: Family, *, without: frozenset[str] = frozenset()) -> dict[Where, Counters]:
+    """What rules and policies of iptables have counted by now, but for the rules whose comment is one of `without`."""
     found: dict[Where, Counters] = {}
+    comments = [each.encode() for each in without]
     for name in in_use(family):
-        for chain in read(name, family).chains.values():
-            kept = [rule for rule in chain.rules if not without(rule)]
-            found.update({(name, chain.name, number): rule.counters for number, rule in enumerate(kept)})
-            if chain.counters is not None:
-                found[name, chain.name, len(kept)] = chain.counters
+        left_out: collections.Counter[str] = collections.Counter()
+        for chain, position, counted, entry in read_image(name, family).rules():
+            if any(each in entry for each in comments):
+                left_out[chain] += 1
+            else:
+                found[name, chain, position - 1 - left_out[chain]] = counted
     return found
 
 

@@ -131,14 +131,14 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
     report = parking.count_again(parking.limited(done.legacy), lambda: wake(fresh))
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     tell("putting the rules of iptables out of action")
-    parking.park(done.legacy, counts_anew(done.nft))
+    parked = parking.park(done.legacy, counts_anew(done.nft))
     continued = list(_go_on(fresh))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
     record.wake()
     counted = {o.where: o for o in (report.outcomes if report else ()) if o.kind == "connlimit"}
     outcomes = [_as_counted(each, counted) for each in fresh.outcomes if each.kind != "counters"]
-    return Report((*continued, *outcomes), report.gate_seconds if report else 0.0)
+    return Report((*continued, *outcomes), sum(each.gate_seconds for each in (report, parked) if each))
 
 
 def _again(plan: Plan) -> Plan:
@@ -158,7 +158,7 @@ def _go_on(plan: Plan) -> Iterator[Outcome]:
         ]
         for family, each in counting:
             try:
-                number = each.go_on(final_counters(family, without=parking.is_own))
+                number = each.go_on(final_counters(family, without=parking.OWN))
                 detail = f"{number} rules and policies go on; {ON_THE_WAY}"
             except NfkeepError as error:  # no reason to undo the move
                 detail = f"some may have only what was counted until nft's rules were loaded, and since: {error}"

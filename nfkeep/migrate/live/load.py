@@ -88,7 +88,7 @@ def _fill(plan: Plan) -> None:
 
 
 def _fill_plain(socket: ElementSocket, family: Family, table: str, name: str, plain: Plain) -> None:
-    key_bytes = len(plain.keys) // len(plain.timeouts)
+    key_bytes = plain.key_bytes
     handle = SetHandle(socket, table, name, key_bytes, family.value)
     keys, timeouts = memoryview(plain.keys), plain.milliseconds()
     for at in range(0, len(timeouts), _AT_ONCE):

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from nfkeep.keep.report import Report
-    from nfkeep.model import Rule
 
 Name = tuple[str, Family]
 PARKED = '-m comment --comment "nfkeep-migrate: nft has the rules now" -j ACCEPT'
+_MARK = b"nfkeep-migrate: "
 _COUNTING = '-m comment --comment "nfkeep-migrate: connections are counted again"'
 OWN = frozenset({"nfkeep-migrate: nft has the rules now", "nfkeep-migrate: connections are counted again"})
 """The comments of our own rules."""
@@ -54,19 +54,20 @@ def count_again(tables: Iterable[Name], load: Callable[[], None]) -> Report | No
     return txs.report
 
 
-def park(tables: Iterable[Name], anew: Callable[[], None]) -> None:
+def park(tables: Iterable[Name], anew: Callable[[], None]) -> Report | None:
     """Put all of these tables out of action, or none.
 
     Connections are counted again then: `anew` makes the counts of nft begin anew, once nobody can open one.
     """
     names = [name for name in tables if not is_parked(*name)]
     if not names:
-        return
+        return None
     with transactions(*names) as txs:
         txs.along = Along(before=anew)
         for table, family in names:
             for chain in _base_chains(table):
                 txs[table, family].insert(chain, PARKED)
+    return txs.report
 
 
 def unpark(tables: Iterable[Name], unload: Callable[[], None]) -> Report | None:
@@ -120,15 +121,11 @@ def is_parked(table: str, family: Family) -> bool:
     return {chain for chain, text in _own_rules(table, family) if text == PARKED} == set(_base_chains(table))
 
 
-def is_own(rule: Rule) -> bool:
-    """Whether it is one of ours."""
-    return any(each.encode() in rule.entry for each in OWN)
-
-
 def _own_rules(table: str, family: Family) -> list[tuple[str, str]]:
     with TableHandle(table, family) as handle:
         chains = handle.chains()
-        found = [(chains[at], str(rule)) for at, _, rule in handle.scan(("comment",), jumps=False) if is_own(rule)]
+        commented = handle.scan(("comment",), jumps=False)
+        found = [(chains[at], str(rule)) for at, _, rule in commented if _MARK in rule.entry]
     return [
         (chain, text)
         for chain in _base_chains(table)
