@@ -16,7 +16,7 @@ import attrs
 
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome, Report
-from nfkeep.migrate.live import parking, record
+from nfkeep.migrate.live import collection, parking, record
 from nfkeep.migrate.live.carried import carried_lists
 from nfkeep.migrate.live.counting import Continuation, final_counters
 from nfkeep.migrate.live.host import read_host, run_nft, run_tool, save_text, source_of
@@ -96,6 +96,7 @@ def check(plan: Plan, *, accept_losses: bool = False) -> None:
         raise NfkeepError("some rules cannot be expressed in nft; `nfkeep-migrate plan` lists them")
 
 
+@collection.put_off()
 def apply(
     plan: Plan,
     tell: Callable[[str], None],

@@ -14,6 +14,7 @@ import attrs
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.health_owners import owners
 from nfkeep.keep.report import Fidelity, Outcome
+from nfkeep.migrate.live import collection
 from nfkeep.migrate.live.carried import carried_lists, elements
 from nfkeep.migrate.live.host import managed_by_iptables_nft, run_nft, sets_of, source_of
 from nfkeep.migrate.source import rules_of
@@ -107,6 +108,7 @@ class Plan:
         )
 
 
+@collection.put_off()
 def make_plan(host: Host, *, look: bool = True, try_out: bool = True) -> Plan:
     """The plan for a host that was read; with `look`, also what is in its way.
 
