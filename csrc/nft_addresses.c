@@ -162,7 +162,7 @@ static const char *word_take(const char *at, const char *end, const char *word)
     return at && (size_t)(end - at) >= length && !memcmp(at, word, length) ? at + length : NULL;
 }
 
-/* An address as inet_ntop(3) writes it, with a bit set. */
+/* An address as inet_ntop(3) writes it, with a bit set. Of IPv4 inet_pton(3) takes no other. */
 static const char *address_take(const char *at, const char *end, size_t bytes, uint8_t *key)
 {
     static const uint8_t nobody[16];
@@ -177,7 +177,9 @@ static const char *address_take(const char *at, const char *end, size_t bytes, u
     copy[length] = 0;
     if (inet_pton(family, copy, key) != 1 || !memcmp(key, nobody, bytes))
         return NULL;
-    return strcmp(inet_ntop(family, key, again, sizeof(again)), copy) ? NULL : at + length;
+    if (family == AF_INET6 && strcmp(inet_ntop(family, key, again, sizeof(again)), copy))
+        return NULL;
+    return at + length;
 }
 
 /* A number of eight digits at most, without zeros before it. */

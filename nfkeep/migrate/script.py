@@ -27,16 +27,16 @@ class NftTable:
     chains: tuple[Chain, ...]
 
 
-def script_text(tables: Sequence[NftTable], remarks: Sequence[str]) -> str:
+def script_text(tables: Sequence[NftTable], remarks: Sequence[str], *, members: bool = True) -> str:
     """The whole script. Each table takes the place of one of its name, as iptables-restore does it."""
     lines = [f"# {_printable(each)}" for each in remarks]
     for table in tables:
-        lines += ["", *table_lines(table)]
+        lines += ["", *table_lines(table, members=members)]
     return "\n".join(lines) + "\n"
 
 
-def table_lines(table: NftTable, *, asleep: bool = False) -> Iterator[str]:
-    """The lines that make a table; `asleep`: a dormant one, without the elements that come from sets of ipset."""
+def table_lines(table: NftTable, *, asleep: bool = False, members: bool = True) -> Iterator[str]:
+    """The lines that make a table; `asleep`: a dormant one; `members`: with the elements that come from ipset."""
     yield f"table {table.family} {table.name}"
     yield f"delete table {table.family} {table.name}"
     yield f"table {table.family} {table.name} {{"
@@ -45,7 +45,7 @@ def table_lines(table: NftTable, *, asleep: bool = False) -> Iterator[str]:
     for declaration in table.declarations:
         yield f"\t{declaration.kind} {declaration.name} {{"
         yield from (f"\t\t{line}" for line in declaration.body)
-        if not asleep and declaration.members and (lines := list(declaration.members.lines())):
+        if members and declaration.members and (lines := list(declaration.members.lines())):
             yield "\t\telements = {"
             yield from (f"\t\t\t{line}" for line in lines)
             yield "\t\t}"

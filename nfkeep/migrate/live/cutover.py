@@ -114,7 +114,7 @@ def apply(
         (table.name, family) for family, text in plan.host.rules.items() for table in source_of(text, family).tables
     )
     before = {_FILES[family]: text for family, text in plan.host.rules.items()}
-    record.begin({**before, "ipset.save": plan.host.ipsets, "new.nft": plan.script})
+    record.begin({**before, "ipset.save": plan.host.ipsets, "new.nft": plan.without_members})
     done = Record(APPLYING, legacy, plan.tables).stepped("what is there is on the disk")
     record.save(done)
     try:

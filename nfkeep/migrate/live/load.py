@@ -54,7 +54,7 @@ def _load(plan: Plan) -> None:
     """Everything but the elements that come from sets of ipset."""
     tables = [table for each in plan.translations.values() for table in each.tables]
     try:
-        run_nft("".join(f"{line}\n" for table in tables for line in table_lines(table, asleep=True)))
+        run_nft("".join(f"{line}\n" for table in tables for line in table_lines(table, asleep=True, members=False)))
     except NfkeepError as error:
         raise NfkeepError(f"this host's nft does not take the script: {error}") from error
 

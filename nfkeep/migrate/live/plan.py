@@ -17,6 +17,7 @@ from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.live import collection
 from nfkeep.migrate.live.carried import carried_lists, elements
 from nfkeep.migrate.live.host import managed_by_iptables_nft, run_nft, sets_of, source_of
+from nfkeep.migrate.script import script_text
 from nfkeep.migrate.source import rules_of
 from nfkeep.migrate.translation import Translation, translate_source
 from nfkeep.model import Family
@@ -75,6 +76,12 @@ class Plan:
             translation.script + elements(self.host.rules[family], family, self.host.recent)
             for family, translation in self.translations.items()
         )
+
+    @property
+    def without_members(self) -> str:
+        """The script for people who have the sets of ipset beside it."""
+        tables = [table for each in self.translations.values() for table in each.tables]
+        return script_text(tables, ["Without the elements of sets, which are in ipset.save"], members=False)
 
     @property
     def listed(self) -> str:
