@@ -1,8 +1,9 @@
 """What the move of a running host takes: `nfkeep-migrate apply`, as library and as command, beside `nft -f` of it.
 
-Run as root: python benchmarks/move.py [--rules 10000] [--elements 100000] [--runs 3]. In a namespace of its own, by
-turns; after each move the host is rolled back, outside of the time taken. Memory is the most that the process had, and
-the most that one of its children (nft, mostly) had besides.
+Run as root: python benchmarks/move.py [--rules 10000] [--elements 100000] [--runs 3] [--limit]. In a namespace of its
+own, by turns; after each move the host is rolled back, outside of the time taken. Memory is the most that the process
+had, and the most that one of its children (nft, mostly) had besides. With --limit the host has a rule that counts
+connections, and gates are shut while they are counted again: who opens a connection waits so long.
 """
 
 from __future__ import annotations
@@ -37,15 +38,16 @@ COMMAND = "import sys; from nfkeep.cli.migrate import main; sys.exit(main(['appl
 
 @attrs.frozen
 class Run:
-    """Seconds of the clock and of the processor, and MiB of the process and of its largest child."""
+    """Seconds of the clock and of the processor, MiB of the process and of its largest child, seconds behind gates."""
 
     seconds: float
     processor: float
     own: float
     child: float
+    gates: float = 0.0
 
 
-def host(rules: int, elements: int) -> Namespace:
+def host(rules: int, elements: int, *, limit: bool = False) -> Namespace:
     """One with so many rules in FORWARD, and one in INPUT and FORWARD each that looks into a set of that size."""
     namespace = Namespace()
     first = ipaddress.IPv4Address("100.64.0.0")
@@ -56,6 +58,8 @@ def host(rules: int, elements: int) -> Namespace:
     namespace.run(["iptables-legacy-restore", "-c"], input=ruleset(rules))
     for chain in ("INPUT", "FORWARD"):
         namespace.run(f"iptables-legacy -I {chain} -m set --match-set {NAME} src -j DROP")
+    if limit:
+        namespace.run("iptables-legacy -A INPUT -p tcp --syn --dport 873 -m connlimit --connlimit-above 10 -j DROP")
     return namespace
 
 
@@ -64,14 +68,15 @@ def by_library(profile: Path | None = None) -> None:
     with cProfile.Profile() if profile else contextlib.nullcontext() as profiler:
         started = time.perf_counter()
         with record.locked(wait=False):
-            plan = make_plan(read_host())
+            plan = make_plan(read_host(), try_out=False)
             cutover.check(plan)
-            cutover.apply(plan, lambda _: None)
+            report = cutover.apply(plan, lambda _: None)
         seconds = time.perf_counter() - started
     if profile and profiler:
         profiler.dump_stats(profile)
     own, child = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    print(json.dumps([seconds, _processor(own) + _processor(child), own.ru_maxrss / 1024, child.ru_maxrss / 1024]))
+    memory = own.ru_maxrss / 1024, child.ru_maxrss / 1024
+    print(json.dumps([seconds, _processor(own) + _processor(child), *memory, report.gate_seconds]))
 
 
 def in_library(namespace: Namespace, *options: str) -> Run:
@@ -125,6 +130,8 @@ def show(found: dict[str, list[Run]]) -> None:
             f"{name:<10}{seconds:>8.2f} s{seconds / least:>8.2f}{processor:>10.2f} s{own:>8.0f} MiB"
             + (f"{child:>8.0f} MiB" if child else "")
         )
+    if longest := max(run.gates for run in found["library"]):
+        print(f"gates shut: {longest * 1000:.0f} ms at most")
     print(f"goals: a ratio of at most {GOAL:g}, and at most {GOAL_MEBIBYTES:g} MiB in all")
 
 
@@ -137,13 +144,17 @@ def main() -> None:
     options.add_argument("--rules", type=int, default=10_000)
     options.add_argument("--elements", type=int, default=100_000)
     options.add_argument("--runs", type=int, default=3)
+    options.add_argument("--limit", action="store_true", help="have a rule that counts connections")
     options.add_argument("--profile", type=Path, help="tell where the time of one more move goes, and keep it here")
     options.add_argument("--once", action="store_true", help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.once:
         by_library(given.profile)
         return
-    with tempfile.TemporaryDirectory() as folder, contextlib.closing(host(given.rules, given.elements)) as namespace:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        contextlib.closing(host(given.rules, given.elements, limit=given.limit)) as namespace,
+    ):
         os.environ["XTABLES_LOCKFILE"] = f"{folder}/xtables.lock"
         os.environ["NFKEEP_RUN_DIRECTORY"] = f"{folder}/run"
         os.environ[record.VARIABLE] = f"{folder}/state"

@@ -154,3 +154,69 @@ int64_t nfk_addresses(const char *text, size_t length, size_t room, const nfk_gu
         free(seen[kind].places);
     return line;
 }
+
+/* Takes what the text begins with, if it is that; NULL if not, or before. */
+static const char *word_take(const char *at, const char *end, const char *word)
+{
+    size_t length = strlen(word);
+    return at && (size_t)(end - at) >= length && !memcmp(at, word, length) ? at + length : NULL;
+}
+
+/* An address as inet_ntop(3) writes it, with a bit set. Of IPv4 inet_pton(3) takes no other. */
+static const char *address_take(const char *at, const char *end, size_t bytes, uint8_t *key)
+{
+    static const uint8_t nobody[16];
+    char copy[LONGEST + 1], again[LONGEST + 1];
+    int family = bytes == 4 ? AF_INET : AF_INET6;
+    size_t length = 0;
+    while (at && at + length < end && at[length] != ' ' && at[length] != '\n')
+        length++;
+    if (!length || length > LONGEST)
+        return NULL;
+    memcpy(copy, at, length);
+    copy[length] = 0;
+    if (inet_pton(family, copy, key) != 1 || !memcmp(key, nobody, bytes))
+        return NULL;
+    if (family == AF_INET6 && strcmp(inet_ntop(family, key, again, sizeof(again)), copy))
+        return NULL;
+    return at + length;
+}
+
+/* A number of eight digits at most, without zeros before it. */
+static const char *number_take(const char *at, const char *end, uint32_t *number)
+{
+    const char *begin = at;
+    *number = 0;
+    for (; at && at < end && *at >= '0' && *at <= '9' && at - begin < 8; at++)
+        *number = *number * 10 + (uint32_t)(*at - '0');
+    return at == begin || (*begin == '0' && at - begin > 1) ? NULL : at;
+}
+
+int64_t nfk_ipset_lines(const char *text, size_t length, const char *name, size_t bytes, int timed, size_t room,
+                        uint8_t *keys, uint32_t *seconds)
+{
+    const char *at = text, *end = text + length;
+    struct seen seen = {0};
+    int64_t lines = 0;
+    while (at < end) {
+        uint8_t *key = keys + (size_t)lines * bytes;
+        if ((size_t)lines == room) {
+            lines = -EINVAL;
+            break;
+        }
+        at = word_take(word_take(word_take(at, end, "add "), end, name), end, " ");
+        at = address_take(at, end, bytes, key);
+        seconds[lines] = 0;
+        if (timed)
+            at = number_take(word_take(at, end, " timeout "), end, &seconds[lines]);
+        at = word_take(at, end, "\n");
+        uint32_t *place = at ? seen_find(&seen, keys, key, bytes, room) : NULL;
+        if (!place || *place) {
+            lines = at && !place ? -ENOMEM : -EINVAL;
+            break;
+        }
+        *place = (uint32_t)++lines;
+    }
+    free(seen.places);
+    return lines;
+}

@@ -23,6 +23,11 @@ int nfk_address(const char *text, size_t length, const nfk_guard *guards, size_t
  * many lines there are, of which at most `room` are looked at; -errno. */
 int64_t nfk_addresses(const char *text, size_t length, size_t room, const nfk_guard *guards, size_t n_guards,
                       nfk_sorted *out);
+/* What `ipset save` prints of elements that are one address each: "add NAME ADDRESS" or, if `timed`, "add NAME ADDRESS
+ * timeout SECONDS". To keys of `key_bytes`, 4 or 16, and seconds. How many lines there are, at most `room`; -EINVAL if one
+ * says anything else, has an address that ipset would print otherwise, or one that came before; -ENOMEM. */
+int64_t nfk_ipset_lines(const char *text, size_t length, const char *name, size_t key_bytes, int timed, size_t room,
+                        uint8_t *keys, uint32_t *seconds);
 
 /* Sets. One socket serves any number of them; it stays in the network namespace that it was opened in. */
 typedef struct nfk_nft nfk_nft;

@@ -44,8 +44,8 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
     if probe and not watch.probed(_words(probe)):
         raise NfkeepError(f"the probe fails before anything is changed: {probe}")
     with record.locked(wait=False), progress.steps(1 + cutover.STEPS) as tell:
-        tell("reading the rules, and having nft look at what becomes of them")
-        made = make_plan(read_host())
+        tell("reading the rules and translating them")
+        made = make_plan(read_host(), try_out=False)
         cutover.check(made, accept_losses=accept_losses)
         waiting = None if seconds is None else functools.partial(watch.start, seconds, probe)
         report = cutover.apply(made, tell, seconds=seconds, watch=waiting)

@@ -12,7 +12,8 @@ from nfkeep.keep.change import Change, Replaced, apply
 from nfkeep.keep.editing import TableEdits
 from nfkeep.keep.observe import Observation, observe_table
 from nfkeep.keep.plan import make_plan
-from nfkeep.keep.report import Report
+from nfkeep.keep.report import Outcome, Report
+from nfkeep.xtables import quota
 from nfkeep.xtables.tables import in_use
 
 _NOTHING = Report()
@@ -78,15 +79,18 @@ def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool, along: Alo
 
 def _change(edits: TableEdits, before: Observation) -> Change:
     def replace() -> Replaced:
-        after = edits.observe_after()
-        if after is None:
+        if not edits.keeps_state:
             edits.write()
             return Replaced(_stateless(edits))
-        carried = quotas.carry(edits.handle, after, make_plan(before, after).quotas)
-        edits.write()
+        outcomes: tuple[Outcome, ...] = ()
+        if edits.handle.has((quota.NAME,)) and (after := edits.observe_after()) is not None:
+            carried = quotas.carry(edits.handle, after, make_plan(before, after).quotas)
+            edits.write()
+            outcomes = tuple(quotas.outcomes(edits.handle, after, carried))
+        else:  # the gates are shut: what takes long in a large table is not done for nothing
+            edits.write()
         # What counts is what the kernel has now, should somebody without the lock have followed at once.
-        now = observe_table(edits.family, edits.table)
-        return Replaced(now, tuple(quotas.outcomes(edits.handle, after, carried)))
+        return Replaced(observe_table(edits.family, edits.table), outcomes)
 
     return Change(before, edits.handle.image(), replace, edits.handle.revert)
 

@@ -15,6 +15,7 @@ from nfkeep.model import Family
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from nfkeep.migrate.ipset_members import Members
     from nfkeep.migrate.parts import Part, Simple
     from nfkeep.migrate.rule import ParsedRule
     from nfkeep.migrate.source import SourceRule
@@ -22,11 +23,15 @@ if TYPE_CHECKING:
 
 @attrs.frozen(slots=True)
 class Declaration:
-    """A named thing of an nft table: `set`, `map`, `limit`, `quota`, `counter`, `ct helper`, …, and what is in it."""
+    """A named thing of an nft table: `set`, `map`, `limit`, `quota`, `counter`, `ct helper`, …, and what is in it.
+
+    `members`: the elements of a set that was one of ipset.
+    """
 
     kind: str
     name: str
     body: tuple[str, ...]
+    members: Members | None = None
 
 
 class Objects:
@@ -35,9 +40,9 @@ class Objects:
     def __init__(self) -> None:
         self._all: dict[str, Declaration] = {}
 
-    def declare(self, kind: str, name: str, body: tuple[str, ...]) -> str:
+    def declare(self, kind: str, name: str, body: tuple[str, ...], members: Members | None = None) -> str:
         """Have it in the table; its name there. Raises Lost if another thing has this name already."""
-        wanted = Declaration(kind, identifier(name), body)
+        wanted = Declaration(kind, identifier(name), body, members)
         present = self._all.setdefault(wanted.name, wanted)
         if present != wanted:
             raise Lost(f"{name} is used with different parameters", "give the rules different names")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.fragments import admit
@@ -34,6 +35,7 @@ def head_parts(context: Context) -> Iterator[Part]:
         yield from _part(option, context)
 
 
+@functools.lru_cache(maxsize=256)
 def protocol_test(name: str, *, v6: bool, negated: bool = False) -> Test:
     """Whether a packet is of a protocol, by iptables' name or number."""
     return Test("meta l4proto" if v6 else "ip protocol", (protocol_name(name),), negated)

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 from nfkeep.migrate.ipset_fields import ICMP, WITH_PORTS
 from nfkeep.migrate.ipset_nft import entries
+from nfkeep.migrate.ipsets import Element
 
 if TYPE_CHECKING:
-    from nfkeep.migrate.ipsets import Element, IpSet
+    from nfkeep.migrate.ipsets import IpSet
 
 FIELDS = frozenset({"ip", "port", "mac", "mark"})
 """What can be in an element here; not networks and interfaces, which are intervals and prefixes in nft."""
@@ -23,6 +24,8 @@ FIELDS = frozenset({"ip", "port", "mac", "mark"})
 
 def keyed(ipset: IpSet) -> dict[bytes, Element]:
     """Its elements by key. One that stands for several, as a range does, is there several times. Raises Lost."""
+    if ipset.plain is not None:
+        return {key: Element((), {"timeout": f"{left}"} if left else {}) for key, left in ipset.plain.items()}
     if ipset.kind == "hash:ip" and not {"netmask", "bitmask"} & ipset.options.keys():
         with contextlib.suppress(OSError):  # addresses by the hundred thousand; a range is none
             return {_packed(ipset, element.parts[0]): element for element in ipset.elements}

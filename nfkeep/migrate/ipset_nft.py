@@ -14,15 +14,17 @@ import attrs
 
 from nfkeep.migrate import names
 from nfkeep.migrate.ipset_fields import ICMP, WITH_PORTS, address_text, addresses, networks, ports, range_text
+from nfkeep.migrate.ipset_members import Entry, Members
 from nfkeep.migrate.ipset_nets import Network, pieces, segments
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import Test
 from nfkeep.migrate.rates import duration
+from nfkeep.migrate.values import ADDRESS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from nfkeep.migrate.context import Context
+    from nfkeep.migrate.context import Context, Declaration
     from nfkeep.migrate.ipsets import Element, IpSet
     from nfkeep.migrate.parts import Simple
 
@@ -31,39 +33,33 @@ TYPES = frozenset(
     hash:ip,port,ip hash:ip,port,net hash:net,port,net hash:ip,mark hash:net,iface""".split()  # noqa: SIM905
 )
 _MAC = re.compile(r"[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}")
-_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
-_ADDRESS = re.compile(rf"(?!0\.0\.0\.0$){_BYTE}(?:\.{_BYTE}){{3}}", re.ASCII)
-"""One of IPv4 as everybody writes it, but the one that ipset takes for none."""
+_NOBODY = "0.0.0.0"
+"""What ipset takes for no address."""
 
 _DEFAULT_SIZE = 65536
-_LINE = 110
+_OF_MEMORY = frozenset({"hashsize", "bucketsize", "initval"})
 FOR_EVER = 100 * 365 * 86400
 """Seconds that stand for "for ever" in a set whose elements may get another timeout: nft changes none that is not."""
-
-
-@attrs.frozen(slots=True)
-class Entry:
-    """One element for nft. `element` is ipset's, if it is the same one and not a part of it."""
-
-    columns: tuple[str, ...]
-    timeout: int
-    element: Element | None
 
 
 def declare(ipset: IpSet, context: Context, *, nomatch: bool = False) -> str:
     """Have the set in the table, with `nomatch` that of its exceptions only; its name there."""
     name = f"{ipset.name}-nomatch" if nomatch else ipset.name
     changing = changes(ipset, context)
-    body = context.survey.once(("set", name), lambda: _body(ipset, nomatch=nomatch, changing=changing))
+    made = context.survey.once(("set", name), lambda: written(ipset, nomatch=nomatch, changing=changing))
     known = context.objects.known(name)
-    found = context.objects.declare("set", name, body)
+    found = context.objects.declare("set", name, *made)
     if not known:
         _admit(ipset, context)
     return found
 
 
-def _body(ipset: IpSet, *, nomatch: bool, changing: bool) -> tuple[str, ...]:
-    listed = list(entries(ipset, nomatch=nomatch))
+def written(ipset: IpSet, *, nomatch: bool, changing: bool) -> tuple[tuple[str, ...], Members]:
+    """What a set's declaration says, and its elements. `changing`: rules add to it, or delete from it.
+
+    Raises Lost for elements that nft cannot have.
+    """
+    listed = () if ipset.plain else tuple(entries(ipset, nomatch=nomatch))
     flags = [flag for flag, on in (
         ("dynamic", changing), ("interval", "net" in ipset.fields), ("timeout", ipset.has_timeouts),
     ) if on]  # fmt: skip
@@ -73,13 +69,37 @@ def _body(ipset: IpSet, *, nomatch: bool, changing: bool) -> tuple[str, ...]:
     if flags:
         body.append(f"flags {','.join(flags)}")
     default = int(ipset.options.get("timeout", "0"))
-    if default and not changing and all(entry.timeout for entry in listed):
+    if default and not changing and (ipset.plain.expire if ipset.plain else all(entry.timeout for entry in listed)):
         body.append(f"timeout {duration(default)}")
-    if "counters" in ipset.options:
+    counted = "counters" in ipset.options
+    if counted:
         body.append("counter")
-    if changing and ipset.has_timeouts:
-        listed = [attrs.evolve(entry, timeout=entry.timeout or FOR_EVER) for entry in listed]
-    return (*body, *_listed(listed, counted="counters" in ipset.options))
+    otherwise = FOR_EVER if changing and ipset.has_timeouts else 0
+    plain = attrs.evolve(ipset.plain, otherwise=otherwise) if ipset.plain and otherwise else ipset.plain
+    if otherwise:
+        listed = tuple(attrs.evolve(entry, timeout=entry.timeout or otherwise) for entry in listed)
+    return tuple(body), Members(ipset.name, nomatch, changing, counted, listed, plain)
+
+
+def written_again(declaration: Declaration, ipsets: Mapping[str, IpSet]) -> Declaration:
+    """The same declaration, with the elements that the set of ipset has now. Raises Lost as `written` does."""
+    members = declaration.members
+    if members is None:
+        return declaration
+    body, now = written(ipsets[members.ipset], nomatch=members.nomatch, changing=members.changing)
+    return attrs.evolve(declaration, body=body, members=now)
+
+
+def outline(ipset: IpSet) -> tuple[object, ...]:
+    """What of a set decides what becomes of the rules that look into it."""
+    options = {name: value for name, value in ipset.options.items() if name not in _OF_MEMORY}
+    kinds = _kinds_of(ipset) if "port" in ipset.fields and ipset.kind != "bitmap:port" else ()
+    expires = ipset.kind == "list:set" and any(element.timeout for element in ipset.elements)
+    return ipset.kind, options, ipset.members, kinds, expires, _marks(ipset)
+
+
+def _marks(ipset: IpSet) -> bool:
+    return any({"skbmark", "skbprio", "skbqueue"} & element.options.keys() for element in ipset.elements)
 
 
 def changes(ipset: IpSet, context: Context) -> bool:
@@ -195,7 +215,8 @@ def entries(ipset: IpSet, *, nomatch: bool) -> Iterator[Entry]:
     groups: dict[tuple[str, ...], list[tuple[list[tuple[int, int, int]], Element]]] = {}
     fields, plain = ipset.fields, ipset.kind == "hash:ip" and not {"netmask", "bitmask"} & ipset.options.keys()
     for element in ipset.elements:
-        if plain and _ADDRESS.fullmatch(element.parts[0]) and len(element.parts) == 1:  # by the hundred thousand
+        address = element.parts[0]
+        if plain and ADDRESS.fullmatch(address) and address != _NOBODY and len(element.parts) == 1:  # often
             groups[element.parts] = [([], element)]
             continue
         if len(element.parts) != len(fields):
@@ -287,35 +308,9 @@ def _check(ipset: IpSet) -> None:
             raise Lost("interfaces that lie within each other cannot be in one set of nft")
 
 
-def _listed(entries: Sequence[Entry], *, counted: bool) -> list[str]:
-    """The lines with the elements."""
-    if not entries:
-        return []
-    lines, line = ["elements = {"], ""
-    for number, entry in enumerate(entries, 1):
-        text = _element(entry, counted=counted) + ("," if number < len(entries) else "")
-        if line and len(line) + len(text) > _LINE:
-            lines.append(f"\t{line}")
-            line = ""
-        line = f"{line} {text}" if line else text
-    return [*lines, f"\t{line}", "}"]
-
-
-def _element(entry: Entry, *, counted: bool) -> str:
-    words = [" . ".join(entry.columns)]
-    options = entry.element.options if entry.element else {}
-    if counted and "packets" in options:
-        words.append(f"counter packets {int(options['packets'])} bytes {int(options.get('bytes', '0'))}")
-    if entry.timeout:
-        words.append(f"timeout {duration(entry.timeout)}")
-    if options.get("comment"):
-        words.append(names.comment(options["comment"]))
-    return " ".join(words)
-
-
 def _admit(ipset: IpSet, context: Context) -> None:
     what = f"set {ipset.name}"
-    if any({"skbmark", "skbprio", "skbqueue"} & element.options.keys() for element in ipset.elements):
+    if _marks(ipset):
         context.approximate(what, "its elements' skbmark, skbprio and skbqueue have no place in a set of nft")
     if "counters" in ipset.options and "net" in ipset.fields:
         context.approximate(

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import attrs
 
 from nfkeep.errors import InvalidRuleError
+from nfkeep.migrate.ipset_plain import read_plain
 from nfkeep.xtables.text import split
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from nfkeep.migrate.ipset_plain import Plain
+
+_OF_ADDRESSES = re.compile(r"create ([^\s\"'\\]+) hash:ip(?: [^\n]*)?\n")
 
 _FLAGS = frozenset({"nomatch", "counters", "comment", "skbinfo", "forceadd", "wildcard", "-exist", "-!", "noprefixlen"})
 _KEYED = frozenset({"comment"})
@@ -37,12 +43,16 @@ class Element:
 
 @attrs.frozen(slots=True)
 class IpSet:
-    """A set. `kind` is ipset's type, as `hash:ip,port`; "" where elements were added to a set that nobody created."""
+    """A set. `kind` is ipset's type, as `hash:ip,port`; "" where elements were added to a set that nobody created.
+
+    `plain` are all its elements, if they are no more than addresses with timeouts; `elements` is empty then.
+    """
 
     name: str
     kind: str
     options: Mapping[str, str]
     elements: tuple[Element, ...]
+    plain: Plain | None = None
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -72,9 +82,17 @@ class IpSet:
 
 def read_ipsets(text: str) -> dict[str, IpSet]:
     """The sets by name. Raises InvalidRuleError, which names the line, for what is no such text."""
+    found = _read(_lines(text))
+    if any(each.plain and each.elements for each in found.values()):  # it says more of them elsewhere
+        found = _read(((number, line, None) for number, line in enumerate(text.splitlines(), 1)))
+    return found
+
+
+def _read(lines: Iterator[tuple[int, str, Plain | None]]) -> dict[str, IpSet]:
     created: dict[str, tuple[str, dict[str, str]]] = {}
     elements: dict[str, list[Element]] = {}
-    for number, line in enumerate(text.splitlines(), 1):
+    plain: dict[str, Plain] = {}
+    for number, line, following in lines:
         words = split(line) if line.strip() and not line.lstrip().startswith("#") else []
         if not words:
             continue
@@ -82,12 +100,37 @@ def read_ipsets(text: str) -> dict[str, IpSet]:
         if command in ("create", "N") and len(rest) >= 2:
             created[rest[0]] = (_kind(rest[1]), _options(rest[2:], number, line, frozenset()))
             elements.setdefault(rest[0], [])
+            if following is not None:
+                plain[rest[0]] = following
         elif command in ("add", "A") and len(rest) >= 2:
             options = _options(rest[2:], number, line, _KEYED)
             elements.setdefault(rest[0], []).append(Element(tuple(rest[1].split(",")), options))
         elif command not in ("COMMIT", "flush", "F"):
             raise InvalidRuleError(f"line {number} of the sets: neither create nor add", line)
-    return {name: IpSet(name, *created.get(name, ("", {})), tuple(each)) for name, each in elements.items()}
+    return {
+        name: IpSet(name, *created.get(name, ("", {})), tuple(each), plain.get(name)) for name, each in elements.items()
+    }
+
+
+def _lines(text: str) -> Iterator[tuple[int, str, Plain | None]]:
+    """The lines with their numbers; those behind a `create` that add plain elements come with it, and not as lines."""
+    at, number = 0, 1
+    begin = 0 if text.startswith("create ") else text.find("\ncreate ") + 1 or len(text)
+    while begin < len(text):
+        end = text.find("\ncreate ", begin) + 1 or len(text)
+        head = _OF_ADDRESSES.match(text, begin)
+        plain = read_plain(head[1], head[0].split(), text[head.end() : end]) if head else None
+        if head and plain:
+            for line in text[at:begin].splitlines():
+                yield number, line, None
+                number += 1
+            yield number, head[0], plain
+            number += 1 + text.count("\n", head.end(), end)
+            at = end
+        begin = end
+    for line in text[at:].splitlines():
+        yield number, line, None
+        number += 1
 
 
 def _kind(word: str) -> str:

@@ -185,8 +185,8 @@ def _fork(
 
 def tidied(parts: Sequence[Part]) -> tuple[Part, ...]:
     """The same parts with simple choices written as sets, and without what others imply."""
-    simple = tuple(part for each in parts for part in _simplified(each))
-    needed = (part for n, part in enumerate(simple) if not _implied(part, simple[n + 1 :]))
+    simple = [part for each in parts for part in _simplified(each)]
+    needed = [part for n, part in enumerate(simple) if not _implied(part, simple, n + 1)]
     return _apart(_once(needed))
 
 
@@ -194,11 +194,14 @@ def _once(parts: Iterable[Part]) -> tuple[Part, ...]:
     """The parts without tests that an earlier one has made already."""
     kept: list[Part] = []
     for part in parts:
-        ways = part.ways if isinstance(part, (AnyOf, NoneOf)) else ((part,),)
-        tests_only = all(isinstance(each, Test) for way in ways for each in way)
-        if part not in kept or not tests_only:
+        if part not in kept or not _tests_only(part):
             kept.append(part)
     return tuple(kept)
+
+
+def _tests_only(part: Part) -> bool:
+    ways = part.ways if isinstance(part, (AnyOf, NoneOf)) else ((part,),)
+    return all(isinstance(each, Test) for way in ways for each in way)
 
 
 def _simplified(part: Part) -> tuple[Part, ...]:
@@ -252,11 +255,11 @@ def _apart(parts: tuple[_P, ...]) -> tuple[_P, ...]:
 _PROTOCOL = frozenset({"ip protocol", "meta l4proto"})
 
 
-def _implied(part: Part, following: Sequence[Part]) -> bool:
-    """Whether a later test says the same: `tcp dport 22` looks at tcp only."""
+def _implied(part: Part, parts: Sequence[Part], later: int) -> bool:
+    """Whether one of the tests from there on says the same: `tcp dport 22` looks at tcp only."""
     if not isinstance(part, Test) or part.left not in _PROTOCOL or part.negated or len(part.values) != 1:
         return False
-    for each in following:
+    for each in parts[later:]:
         if not isinstance(each, Test):
             return False
         if each.left.startswith(f"{part.values[0]} "):

@@ -6,6 +6,7 @@ told which it was: `x_` and the name, each byte but letters and digits as `_` an
 
 from __future__ import annotations
 
+import functools
 import re
 
 from nfkeep.migrate.loss import Lost
@@ -41,6 +42,7 @@ def quoted(text: str, what: str) -> str:
     return f'"{text}"'
 
 
+@functools.lru_cache(maxsize=1024)
 def interface(name: str) -> str:
     r"""An interface's name in quotes; a `+` at the end stands for any ending. Raises Lost for what can be none.
 

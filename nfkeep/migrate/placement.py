@@ -77,6 +77,8 @@ def tracked_line(chain: SourceChain) -> str:
 
 def _named_state(words: tuple[str, ...]) -> set[tuple[str, str]]:
     found: set[tuple[str, str]] = set()
+    if _NAMING.keys().isdisjoint(words):
+        return found
     for at, word in enumerate(words[:-1]):
         if word not in ("-m", "-j") or (options := _NAMING.get(words[at + 1])) is None:
             continue

@@ -168,7 +168,7 @@ def _printed(rule: SourceRule, family: Family) -> tuple[str, ...]:
     from nfkeep.xtables.text import split
 
     words, sets, target = withhold(
-        rule.words, _options(match_translator("set"), ""), _options(target_translator("SET"), "")
+        rule.words, _options(match_translator("set"), "-m", "set"), _options(target_translator("SET"), "-j", "SET")
     )
     text = " ".join(map(_quoted, words))
     try:
@@ -195,26 +195,29 @@ def _placed(rule: SourceRule, words: tuple[str, ...], chains: Chains, *, once: b
     known: Mapping[str, int] = _HEAD
     seen: set[str] = set()
     following = iter(words)
-    for word in following:
-        negated = word == "!"
-        name = _next(following) if negated else word
-        if name == "-m" and not negated:
-            matches.append((_next(following), []))
-            here, known = matches[-1][1], _options(match_translator(matches[-1][0]), f"-m {matches[-1][0]}")
-            seen.clear()
-        elif name in ("-j", "-g") and not negated and target is None:
-            target, goto = (_next(following), []), name == "-g"
-            here, known = target[1], {}
-            seen.clear()
-            if target[0] not in chains.own and (goto or target[0] not in VERDICTS):
-                known = _target_options(rule, target[0], chains, goto=goto)
-        elif name in known and name not in seen:
-            if once:
-                seen.add(name)
-            values = (_next(following),) if known[name] == 1 else tuple(_next(following) for _ in range(known[name]))
-            here.append(Option(name, values, negated))
-        else:
-            raise _OtherForm(f"{name!r} is not known here")
+    try:
+        for word in following:
+            negated = word == "!"
+            name = next(following) if negated else word
+            if name == "-m" and not negated:
+                match, here = next(following), []
+                matches.append((match, here))
+                known = _options(match_translator(match), "-m", match)
+                seen.clear()
+            elif name in ("-j", "-g") and not negated and target is None:
+                target, goto = (next(following), []), name == "-g"
+                here, known = target[1], {}
+                seen.clear()
+                if target[0] not in chains.own and (goto or target[0] not in VERDICTS):
+                    known = _target_options(rule, target[0], chains, goto=goto)
+            elif name in known and name not in seen:
+                if once:
+                    seen.add(name)
+                here.append(Option(name, tuple([next(following) for _ in range(known[name])]), negated))
+            else:
+                raise _OtherForm(f"{name!r} is not known here")
+    except StopIteration:
+        raise _OtherForm("a word is missing at the end") from None
     ready = tuple(Extension(name, tuple(options)) for name, options in matches)
     return ParsedRule(rule, tuple(head), ready, target and Extension(target[0], tuple(target[1])), goto)
 
@@ -223,17 +226,10 @@ def _target_options(rule: SourceRule, name: str, chains: Chains, *, goto: bool) 
     translator = target_translator(name)
     if goto or (translator is None and name in chains.others):
         raise InvalidRuleError(f"line {rule.line}: the table has no chain {name} that a rule can go to", rule.text)
-    return _options(translator, f"-j {name}")
+    return _options(translator, "-j", name)
 
 
-def _options(translator: MatchTranslator | TargetTranslator | None, what: str) -> Mapping[str, int]:
+def _options(translator: MatchTranslator | TargetTranslator | None, letter: str, name: str) -> Mapping[str, int]:
     if translator is None:
-        raise _OtherForm(f"{what} has no translation")
+        raise _OtherForm(f"{letter} {name} has no translation")
     return translator.OPTIONS
-
-
-def _next(words: Iterator[str]) -> str:
-    try:
-        return next(words)
-    except StopIteration:
-        raise _OtherForm("a word is missing at the end") from None

@@ -27,19 +27,28 @@ class NftTable:
     chains: tuple[Chain, ...]
 
 
-def script_text(tables: Sequence[NftTable], remarks: Sequence[str]) -> str:
+def script_text(tables: Sequence[NftTable], remarks: Sequence[str], *, members: bool = True) -> str:
     """The whole script. Each table takes the place of one of its name, as iptables-restore does it."""
     lines = [f"# {_printable(each)}" for each in remarks]
     for table in tables:
-        lines += ["", f"table {table.family} {table.name}", f"delete table {table.family} {table.name}"]
-        lines += [f"table {table.family} {table.name} {{", *_inside(table), "}"]
+        lines += ["", *table_lines(table, members=members)]
     return "\n".join(lines) + "\n"
 
 
-def _inside(table: NftTable) -> Iterator[str]:
+def table_lines(table: NftTable, *, asleep: bool = False, members: bool = True) -> Iterator[str]:
+    """The lines that make a table; `asleep`: a dormant one; `members`: with the elements that come from ipset."""
+    yield f"table {table.family} {table.name}"
+    yield f"delete table {table.family} {table.name}"
+    yield f"table {table.family} {table.name} {{"
+    if asleep:
+        yield "\tflags dormant"
     for declaration in table.declarations:
         yield f"\t{declaration.kind} {declaration.name} {{"
         yield from (f"\t\t{line}" for line in declaration.body)
+        if members and declaration.members and (lines := list(declaration.members.lines())):
+            yield "\t\telements = {"
+            yield from (f"\t\t\t{line}" for line in lines)
+            yield "\t\t}"
         yield "\t}"
         yield ""
     for number, chain in enumerate(table.chains):
@@ -52,6 +61,7 @@ def _inside(table: NftTable) -> Iterator[str]:
             yield f"\t\t{chain.base}"
         yield from (f"\t\t{_printable(str(line))}" if line.remark else f"\t\t{line}" for line in chain.lines)
         yield "\t}"
+    yield "}"
 
 
 def _printable(text: str) -> str:

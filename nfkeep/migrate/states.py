@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.parts import AnyOf, NoneOf, Test
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from nfkeep.migrate.parts import Part
 
 _STATES = ("INVALID", "NEW", "ESTABLISHED", "RELATED", "UNTRACKED")
 _STATUS = {"SNAT": "snat", "DNAT": "dnat"}
 
 
-def listed(value: str, known: Sequence[str]) -> tuple[str, ...]:
+@functools.lru_cache(maxsize=256)
+def listed(value: str, known: tuple[str, ...]) -> tuple[str, ...]:
     """The names that a list with commas has, in full: libxtables takes any beginning of one, in any case."""
     found = []
     for name in value.split(","):
@@ -27,11 +27,13 @@ def listed(value: str, known: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(found))
 
 
+@functools.lru_cache(maxsize=256)
 def states_of(value: str) -> tuple[str, ...]:
     """The states that `value` lists, as nft names them; without SNAT and DNAT."""
     return tuple(name.lower() for name in listed(value, (*_STATES, *_STATUS)) if name in _STATES)
 
 
+@functools.lru_cache(maxsize=256)
 def state_tests(value: str) -> tuple[Test, ...]:
     """Tests of which one has to hold. SNAT and DNAT are bits of the connection's status."""
     names = listed(value, (*_STATES, *_STATUS))

@@ -32,10 +32,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from nfkeep.migrate.counterparts import Counterpart
+    from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.parts import Part
     from nfkeep.migrate.placement import Place
 
 
+_REMARKS = ("Translated from the rules of iptables; load it with: nft -f FILE",)
 _LEFT_OUT = ("iptables-nft-save could not print it, so its rules are not in the text", "nft list ruleset shows them")
 _ASSUMED = ("the text does not say its policy; ACCEPT is assumed", "say it, as in :INPUT DROP [0:0]")
 _TOO_DEEP = Lost(
@@ -50,10 +52,14 @@ class Translation:
     `tables` is what the script says, as values.
     """
 
-    script: str
+    tables: tuple[NftTable, ...] = attrs.field(repr=False)
     losses: tuple[Loss, ...]
-    tables: tuple[NftTable, ...] = attrs.field(default=(), eq=False, repr=False)
     _general: Mapping[int, list[Loss]] = attrs.field(factory=dict, eq=False, repr=False)
+
+    @property
+    def script(self) -> str:
+        """The script; it is written anew each time."""
+        return script_text(self.tables, _REMARKS)
 
     @property
     def exact(self) -> bool:
@@ -68,7 +74,13 @@ class Translation:
         return counterparts(self.tables, self.losses, self._general)
 
 
-def translate(save_text: str, family: Family = Family.IPV4, *, ipsets: str = "", optimize: bool = False) -> Translation:
+def translate(
+    save_text: str,
+    family: Family = Family.IPV4,
+    *,
+    ipsets: str = "",
+    optimize: bool = False,
+) -> Translation:
     """The nft script for iptables-save (or ip6tables-save) text of either variant; loads with `nft -f`.
 
     `ipsets` is what `ipset save` prints; only sets that rules use become sets of nft.
@@ -77,17 +89,20 @@ def translate(save_text: str, family: Family = Family.IPV4, *, ipsets: str = "",
     Needs no kernel and no rights. A rule that nft cannot express is in `losses`, and in its place the script has a line
     `# LOST`. Raises InvalidRuleError, which names the line, for text that iptables-restore would refuse.
     """
-    source = read_source(save_text, family)
-    survey = Survey(source, read_ipsets(ipsets))
+    return translate_source(read_source(save_text, family), read_ipsets(ipsets), optimize=optimize)
+
+
+def translate_source(source: Source, ipsets: Mapping[str, IpSet], *, optimize: bool = False) -> Translation:
+    """The same for what was read before, by `read_source` and `read_ipsets`."""
+    survey = Survey(source, ipsets)
     whole = _Whole(source, survey, uses_conntrack(source), optimize)
     members = {name: each.members for name, each in survey.ipsets.items()}
     losses = [Loss(number, "", f"table {name}", *_LEFT_OUT) for number, name in source.left_out]
     tables = [_table(place, whole, losses) for place in place_tables(source, members)]
     if whole.defragmented:
         have_tracked([chain for table in tables for chain in table.chains])
-    remarks = ["Translated from the rules of iptables; load it with: nft -f FILE"]
     losses.sort(key=lambda loss: loss.line)
-    return Translation(script_text(tables, remarks), tuple(losses), tuple(tables), whole.general)
+    return Translation(tuple(tables), tuple(losses), whole.general)
 
 
 @attrs.frozen(slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,16 @@ if TYPE_CHECKING:
     from nfkeep.migrate.parts import Part
 
 
+_BYTE = r"(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)"
+ADDRESS = re.compile(rf"{_BYTE}(?:\.{_BYTE}){{3}}", re.ASCII)
+"""An address of IPv4 as everybody writes it."""
+
+
 def address_test(left: str, value: str, *, v6: bool, negated: bool = False) -> tuple[Part, ...]:
     """Whether an address is within `address[/length|/mask]`; no part at all if every one is."""
     text, _, mask_text = value.partition("/")
+    if not v6 and mask_text == "32" and ADDRESS.fullmatch(text):
+        return (Test(left, (text,), negated),)
     bits = 128 if v6 else 32
     full = (1 << bits) - 1
     try:

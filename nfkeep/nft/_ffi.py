@@ -27,6 +27,7 @@ ffi: Any = _c_ffi
 lib: Any = _c_lib
 
 ADD, DELETE = int(lib.NFK_ADD), int(lib.NFK_DELETE)
+NFPROTO_INET = 1
 KEY_BYTES = (4, 16, 8, 32)
 REASONS = {
     int(lib.NFK_REFUSED_TEXT): "this is no IPv4 or IPv6 address, nor a network in the form ADDRESS/BITS",
@@ -107,6 +108,17 @@ def sort(text: bytes, count: int, guards: Guards) -> Sorted:
     )
 
 
+def ipset_lines(text: bytes, name: bytes, key_bytes: int, *, timed: bool) -> tuple[bytes, array[int]] | None:
+    """Keys and seconds of lines that `ipset save` prints; None if they say more, see csrc/nft_api.h."""
+    room = text.count(b"\n")
+    keys, seconds = bytearray(room * key_bytes), array("I", bytes(4 * room))
+    held = ffi.from_buffer("uint8_t[]", keys), ffi.from_buffer("uint32_t[]", seconds)
+    lines = lib.nfk_ipset_lines(text, len(text), name, key_bytes, timed, room, *held)
+    if lines == -errno.ENOMEM:
+        raise MemoryError
+    return (bytes(keys), seconds) if lines == room else None
+
+
 class ElementSocket:
     """One nfnetlink socket for the elements of any number of sets; it stays in the namespace that it was made in."""
 
@@ -154,11 +166,13 @@ class Found:
 
 
 class SetHandle:
-    """One set of one table, by name: whether it is there is found out when it is used."""
+    """One set of one table, by name: whether it is there is found out when it is used. `family`: the table's."""
 
     __slots__ = ("_pointer", "_socket", "key_bytes")
 
-    def __init__(self, socket: ElementSocket, table: str, name: str, key_bytes: int, *, family: int = _INET) -> None:
+    def __init__(
+        self, socket: ElementSocket, table: str, name: str, key_bytes: int, family: int = NFPROTO_INET
+    ) -> None:
         error = ffi.new("int *")
         pointer = lib.nfk_set_open(socket.pointer, family, table.encode(), name.encode(), key_bytes, error)
         if not pointer:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import errno
 
-from nfkeep.nft._ffi import ADD, DELETE, ElementSocket, Found, HostPair, SetHandle, fail
+from nfkeep.nft._ffi import ADD, DELETE, ElementSocket, Found, HostPair, SetHandle, fail, ipset_lines
 
-__all__ = ["ADD", "DELETE", "ElementSocket", "Found", "HostPair", "SetHandle", "fail", "read_set"]
+__all__ = ["ADD", "DELETE", "ElementSocket", "Found", "HostPair", "SetHandle", "fail", "ipset_lines", "read_set"]
 
 _DUMPS = 10
 

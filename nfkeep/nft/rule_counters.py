@@ -32,6 +32,12 @@ _TIMEOUT = 6  # NFTA_DYNSET_TIMEOUT
 _NAMELESS = (b"__set", b"__map")
 _COUNTING = frozenset({b"counter\0", b"quota\0", b"last\0"})
 
+_COUNTED = struct.Struct("=8s4s8s")
+_SECOND = struct.pack("=HH", 12, _PACKETS)
+_COUNTER = struct.pack("=HHHH8sHHHH", 44, 1, 12, _NAME, b"counter", 28, _DATA, 12, _BYTES)
+"""How the kernel begins a counter in a list of expressions (nft_counter_do_dump()); one that it writes otherwise is
+looked for attribute by attribute."""
+
 
 @attrs.frozen(slots=True)
 class SeenRule:
@@ -128,6 +134,11 @@ def _seen(family: int, data: bytes) -> SeenRule:
 
 
 def _counter(expressions: bytes) -> tuple[int, Counters | None]:
+    at = expressions.find(_COUNTER)
+    if at >= 0:
+        octets, second, packets = _COUNTED.unpack_from(expressions, at + len(_COUNTER))
+        if second == _SECOND:
+            return at, Counters(int.from_bytes(packets, "big"), int.from_bytes(octets, "big"))
     if b"counter\0" not in expressions:
         return 0, None
     for at, _, expression in attributes_at(expressions):

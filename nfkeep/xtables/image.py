@@ -40,6 +40,14 @@ class Image:
         at = _COUNTERS_AT[self.family]
         return [Counters(*struct.unpack_from("=QQ", self.entries, start + at)) for start, _ in self._walk()]
 
+    def rules(self) -> Iterator[tuple[str, int, Counters, bytes]]:
+        """Chain, position from 1, counters and bytes of each rule; a policy stands behind the rules."""
+        starts = [start for start, _ in self._walk()]
+        ends = [*starts[1:], len(self.entries)]
+        for place, counted, start, end in zip(self.places(), self.counters(), starts, ends, strict=True):
+            if place is not None:
+                yield (*place, counted, self.entries[start:end])
+
     def places(self) -> list[tuple[str, int] | None]:
         """Chain and position from 1 of each entry; None for the heads of chains. A policy stands behind the rules."""
         starts = {self.hook_entries[hook]: hook.name for hook in Hook if self.valid_hooks >> hook & 1}

@@ -17,4 +17,5 @@ void fuzz_one(const uint8_t *data, size_t size)
         out.positions[kind] = positions[kind];
     }
     nfk_addresses((const char *)data, size, MOST, guards, 2, &out);
+    nfk_ipset_lines((const char *)data, size, "n", size % 2 ? 4 : 16, size % 4 > 1, MOST, keys[0], positions[0]);
 }

@@ -194,6 +194,8 @@ def nft() -> Iterator[bytes]:
 def addresses() -> Iterator[bytes]:
     yield b"192.0.2.1\n192.0.2.0/24\n2001:db8::1\n2001:db8::/32\n::ffff:192.0.2.1\n127.0.0.1\n::/0\n192.0.2.1/24\n1.2\n"
     yield b"\n".join(b"10.0.%d.%d" % (number // 250, number % 250) for number in range(200))
+    yield b"add n 192.0.2.1 timeout 5\nadd n 192.0.2.2 timeout 0\n"
+    yield b"add n 2001:db8::1\nadd n ::ffff:192.0.2.1\nadd n 2001:db8::1\n"
 
 
 def lists() -> Iterator[bytes]:

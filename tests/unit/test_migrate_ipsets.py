@@ -193,3 +193,63 @@ def test_nothing_from_elsewhere_gets_into_the_script_unchecked() -> None:
     assert "a'; }" in found.script
     bad = of("create s hash:ip\nadd s 10.0.0.1;flush\n", "-m set --match-set s src -j DROP")
     assert [loss.fidelity for loss in bad.losses] == [Fidelity.LOST]
+
+
+SPELLINGS = {
+    "many": ("hash:ip timeout 600", [f"10.0.{n // 250}.{n % 250 + 1} timeout {n}" for n in range(1000)]),
+    "one": ("hash:ip timeout 600", ["10.0.0.1 timeout 5"]),
+    "none expires": ("hash:ip", [f"10.0.0.{n + 1}" for n in range(200)]),
+    "some expire": ("hash:ip timeout 600", ["10.0.0.1 timeout 0", "10.0.0.2 timeout 7", "10.0.0.3 timeout 600"]),
+    "IPv6": ("hash:ip family inet6 timeout 600", [f"2001:db8::{n + 1:x} timeout {n + 1}" for n in range(300)]),
+    "none": ("hash:ip timeout 600", []),
+    "twice": ("hash:ip timeout 600", ["10.0.0.1 timeout 5", "10.0.0.2 timeout 6", "10.0.0.1 timeout 7"]),
+    "nobody": ("hash:ip", ["0.0.0.0", "10.0.0.1"]),
+    "nobody of IPv6": ("hash:ip family inet6", ["::", "2001:db8::1"]),
+    "other zeros": ("hash:ip family inet6", ["2001:db8:0::1", "2001:DB8::2"]),
+    "for long": ("hash:ip timeout 600", ["10.0.0.1 timeout 100000000", "10.0.0.2 timeout 99999999"]),
+    "a range": ("hash:ip", ["10.0.0.1-10.0.0.3", "10.0.0.9"]),
+    "a network": ("hash:ip", ["10.0.0.0/30"]),
+    "a mask": ("hash:ip netmask 24", ["10.0.1.0", "10.0.2.0"]),
+    "comments": ("hash:ip comment", ['10.0.0.1 comment "add n 10.0.0.2"', "10.0.0.3"]),
+    "counters": ("hash:ip counters", ["10.0.0.1 packets 1 bytes 2", "10.0.0.3"]),
+    "networks": ("hash:net", ["10.0.0.1", "10.0.1.0/24"]),
+}
+
+
+@pytest.mark.parametrize(("kind", "members"), SPELLINGS.values(), ids=SPELLINGS)
+@pytest.mark.parametrize("rule", ["-m set --match-set n src -j DROP", "-j SET --add-set n src"])
+def test_in_bulk_as_one_by_one(kind: str, members: list[str], rule: str) -> None:
+    """Elements that are read in bulk become what they become one by one, which a word for the command has them be."""
+    family = Family.IPV6 if "inet6" in kind else Family.IPV4
+    around = "create a hash:net\nadd a 10.0.0.0/8\n", "create z hash:ip\nadd z 10.9.9.9\n"
+    bulk, single = (
+        "".join((around[0], f"create n {kind}\n", *(f"add n {each}{word}\n" for each in members), around[1]))
+        for word in ("", " -exist")
+    )
+    found, expected = of(bulk, rule, family=family), of(single, rule, family=family)
+    assert (found.script, found.losses) == (expected.script, expected.losses)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "add n 10.0.0.9 timeout 9\ncreate n hash:ip timeout 600\nadd n 10.0.0.1 timeout 5\n",
+        "create n hash:ip timeout 600\nadd n 10.0.0.1 timeout 5\ncreate z hash:ip\nadd n 10.0.0.9 timeout 9\n",
+        "create n hash:ip timeout 600\nadd n 10.0.0.1 timeout 5\n# a word\nadd n 10.0.0.9 timeout 9\n",
+        "create n hash:ip timeout 600\nadd n 10.0.0.1 timeout 5\nadd n 10.0.0.9 timeout 9",
+        "create n hash:ip timeout 600\r\nadd n 10.0.0.1 timeout 5\r\nadd n 10.0.0.9 timeout 9\r\n",
+    ],
+)
+def test_elements_anywhere(text: str) -> None:
+    """Where the lines are that add to a set does not matter."""
+    found = elements(of(text, "-m set --match-set n src -j DROP"), "n")
+    assert sorted(found) == ["10.0.0.1 timeout 5s", "10.0.0.9 timeout 9s"]
+
+
+@pytest.mark.parametrize("number", [1, 4, 5])
+def test_the_line_of_a_fault(number: int) -> None:
+    """It is told by its number, whatever is before it."""
+    lines = ["create n hash:ip", "add n 10.0.0.1", "add n 10.0.0.2", "create z hash:ip", "add z 10.0.0.3"]
+    lines.insert(number - 1, "what")
+    with pytest.raises(InvalidRuleError, match=f"line {number} "):
+        of("\n".join([*lines, ""]))

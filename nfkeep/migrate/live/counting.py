@@ -7,15 +7,18 @@ are set to that and what has come since. A packet that passes while a rule's cou
 
 from __future__ import annotations
 
+import collections
 from typing import TYPE_CHECKING
 
 import attrs
 
 from nfkeep.migrate.live.commands import run_nft
 from nfkeep.migrate.live.host import source_of
+from nfkeep.migrate.parts import Statement
 from nfkeep.model import Counters, Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
+from nfkeep.xtables.tables import in_use, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,27 +36,40 @@ Where = tuple[str, str, int]
 """Table, chain and place in it, from 0; the policy is behind the last rule."""
 
 
-def final_counters(text: str, family: Family, *, without: frozenset[str] = frozenset()) -> dict[Where, Counters]:
-    """What rules and policies have counted by iptables-save text, but for the rules that say `without`."""
+def final_counters(family: Family, *, without: frozenset[str] = frozenset()) -> dict[Where, Counters]:
+    """What rules and policies of iptables have counted by now, but for the rules whose comment is one of `without`."""
     found: dict[Where, Counters] = {}
-    for table in source_of(text, family).tables:
-        for chain in table.chains:
-            kept = [rule for rule in chain.rules if not any(each in rule.text for each in without)]
-            for number, rule in enumerate(kept):
-                found[table.name, chain.name, number] = rule.counters or Counters()
-            if chain.policy is not None:
-                found[table.name, chain.name, len(kept)] = chain.counters
+    comments = [each.encode() for each in without]
+    for name in in_use(family):
+        left_out: collections.Counter[str] = collections.Counter()
+        for chain, position, counted, entry in read_image(name, family).rules():
+            if any(each in entry for each in comments):
+                left_out[chain] += 1
+            else:
+                found[name, chain, position - 1 - left_out[chain]] = counted
     return found
 
 
 def counted_between(before: str, after: str, family: Family) -> dict[Where, Counters]:
     """What the same rules have counted from one text of them to the other."""
-    first, last = final_counters(before, family), final_counters(after, family)
+    first, last = _told(before, family), _told(after, family)
     return {
         where: Counters(now.packets - first[where].packets, now.bytes - first[where].bytes)
         for where, now in last.items()
         if where in first
     }
+
+
+def _told(text: str, family: Family) -> dict[Where, Counters]:
+    """What rules and policies have counted by text of iptables-save."""
+    found: dict[Where, Counters] = {}
+    for table in source_of(text, family).tables:
+        for chain in table.chains:
+            for number, rule in enumerate(chain.rules):
+                found[table.name, chain.name, number] = rule.counters or Counters()
+            if chain.policy is not None:
+                found[table.name, chain.name, len(chain.rules)] = chain.counters
+    return found
 
 
 def added(some: Mapping[Where, Counters], more: Mapping[Where, Counters]) -> dict[Where, Counters]:
@@ -183,4 +199,4 @@ def _counts(line: Line) -> bool | None:
 
 
 def _is_counter(part: Simple) -> bool:
-    return str(part).split()[:1] == ["counter"]
+    return isinstance(part, Statement) and (part.text == "counter" or part.text.startswith("counter "))

@@ -14,14 +14,16 @@ import attrs
 
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome, Report
-from nfkeep.migrate.live import copies, parking, record, ties, tokens
-from nfkeep.migrate.live.commands import NFT_FAMILY, run_nft, run_tool
+from nfkeep.migrate.live import collection, copies, parking, record, ties, tokens
+from nfkeep.migrate.live.commands import NFT_FAMILY, run_tool
 from nfkeep.migrate.live.counting import Continuation, added, counted_between, final_counters
-from nfkeep.migrate.live.host import read_host, save_text, source_of
-from nfkeep.migrate.live.plan import ON_THE_WAY, make_plan
+from nfkeep.migrate.live.host import read_host, source_of
+from nfkeep.migrate.live.load import bring_in, wake
+from nfkeep.migrate.live.plan import ON_THE_WAY
 from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
 from nfkeep.migrate.live.recount import counts_anew
 from nfkeep.migrate.live.reload import reload
+from nfkeep.migrate.live.renew import renewed
 from nfkeep.migrate.live.returned import Returned
 from nfkeep.migrate.live.ties import Ties
 from nfkeep.model import Family
@@ -94,6 +96,7 @@ def check(plan: Plan, *, accept_losses: bool = False) -> None:
         raise NfkeepError("some rules cannot be expressed in nft; `nfkeep-migrate plan` lists them")
 
 
+@collection.put_off()
 def apply(
     plan: Plan,
     tell: Callable[[str], None],
@@ -111,7 +114,7 @@ def apply(
         (table.name, family) for family, text in plan.host.rules.items() for table in source_of(text, family).tables
     )
     before = {record.FILES[family]: text for family, text in plan.host.rules.items()}
-    record.begin({**before, record.IPSETS: plan.host.ipsets, "new.nft": plan.script})
+    record.begin({**before, record.IPSETS: plan.host.ipsets, "new.nft": plan.without_members})
     replaced = tuple((*each, plan.host.nft_tables[each]) for each in plan.host.iptables_nft)
     copied = tuple(each for each in legacy if each[1] in plan.host.compat)
     done = Record(APPLYING, legacy, plan.tables, copies=copied, replaced=replaced)
@@ -120,29 +123,28 @@ def apply(
     try:
         if watch is not None:
             watch()
-        return _moved(done, seconds, tell)
+        return _moved(plan, done, seconds, tell)
     except BaseException:
         _undo(done)
         raise
 
 
-def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> Report:
+def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str], None]) -> Report:
     tell("loading nft's rules, and counting connections again")
-    fresh = make_plan(read_host(), look=False)  # what has been counted since, and who was seen
+    fresh = bring_in(plan, lambda: _again(plan))
     copies.make(fresh.host)
     last: dict[Family, str] = {}
-    script = fresh.script
 
-    def load() -> None:
+    def come_into_force() -> None:
         last.update(copies.last_rules(fresh.host, done))
-        run_nft(script)
+        wake(fresh)
 
-    report = parking.count_again(parking.limited(done.legacy), load)
+    report = parking.count_again(parking.limited(done.legacy), come_into_force)
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     keys = tokens.carry(fresh.keys)
     tell("putting the rules of iptables out of action")
     since = time.monotonic()
-    parking.park(done.legacy, counts_anew(done.nft))
+    parked = parking.park(done.legacy, counts_anew(done.nft))
     continued = list(_go_on(fresh, last, since))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
@@ -150,7 +152,15 @@ def _moved(done: Record, seconds: float | None, tell: Callable[[str], None]) -> 
     counted = {o.where: o for o in (report.outcomes if report else ()) if o.kind == "connlimit"}
     planned = (keys.get(each.where, each) for each in fresh.outcomes if each.kind != "counters")
     outcomes = [_as_counted(each, counted) for each in planned]
-    return Report((*continued, *outcomes), report.gate_seconds if report else 0.0)
+    return Report((*continued, *outcomes), sum(each.gate_seconds for each in (report, parked) if each))
+
+
+def _again(plan: Plan) -> Plan:
+    """The plan of now: who was seen since, and who is still banned. Raises NfkeepError if it is of other tables."""
+    fresh = renewed(plan, read_host())
+    if fresh.tables != plan.tables:
+        raise NfkeepError("the rules of iptables have other tables than when the move was planned: call it again")
+    return fresh
 
 
 def _go_on(plan: Plan, last: Mapping[Family, str], since: float) -> Iterator[Outcome]:
@@ -166,7 +176,7 @@ def _go_on(plan: Plan, last: Mapping[Family, str], since: float) -> Iterator[Out
         ]
         for family, each in counting:
             try:
-                final = final_counters(save_text(family), family, without=parking.OWN)
+                final = final_counters(family, without=parking.OWN)
                 if family in last:
                     final = added(final, counted_between(plan.host.rules[family], last[family], family))
                 detail = f"{each.go_on(final)} rules and policies go on; {ON_THE_WAY}"

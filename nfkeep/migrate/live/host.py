@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -11,22 +12,24 @@ import attrs
 
 from nfkeep.keep import quotas
 from nfkeep.keep.observe import observe_table
+from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.live import iptables_nft, record
 from nfkeep.migrate.live.commands import run_tool
 from nfkeep.migrate.live.owners import BOOT_FILES
 from nfkeep.migrate.live.stamps import ListEntries, read_list
 from nfkeep.migrate.recent import DEFAULT_NAME
 from nfkeep.migrate.source import read_source, rules_of
-from nfkeep.model import Family
+from nfkeep.model import Family, Rule
 from nfkeep.nft.table_list import table_handles
 from nfkeep.xtables.jiffies import read_clock
-from nfkeep.xtables.tables import in_use, read
+from nfkeep.xtables.tables import TableHandle, in_use, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.source import Source
-    from nfkeep.model import Counters, Rule, Table
+    from nfkeep.model import Counters, Table
 
 
 @attrs.frozen(slots=True)
@@ -53,13 +56,17 @@ class Host:
 
 def read_host() -> Host:
     """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words."""
-    legacy = {family: text for family in Family if (text := save_text(family))}
-    there = table_handles()
-    ours = record.own_tables(record.load(), there)
-    made = {family: iptables_nft.read_rules(family, there.keys() - ours) for family in Family}
-    compat = {family: text for family, (text, _) in made.items() if text}
-    rules = {family: each[family] for family in Family for each in (compat, legacy) if family in each}
-    ipsets = run_tool(["ipset", "save"]) if any(map(_looks_into_sets, rules.values())) else ""
+    with ThreadPoolExecutor(max_workers=1) as pool:  # ipset takes about as long as the tables
+        saving = pool.submit(run_tool, ["ipset", "save"]) if _look_into_sets() else None
+        legacy = {family: text for family in Family if (text := save_text(family))}
+        there = table_handles()
+        ours = record.own_tables(record.load(), there)
+        made = {family: iptables_nft.read_rules(family, there.keys() - ours) for family in Family}
+        compat = {family: text for family, (text, _) in made.items() if text}
+        rules = {family: each[family] for family in Family for each in (compat, legacy) if family in each}
+        if saving is None and any(map(_says_set, rules.values())):
+            saving = pool.submit(run_tool, ["ipset", "save"])
+        ipsets = saving.result() if saving is not None else ""
     return Host(
         MappingProxyType(rules),
         ipsets,
@@ -76,6 +83,12 @@ def read_host() -> Host:
 def source_of(text: str, family: Family) -> Source:
     """The same as `read_source`, which several want to know of the same host's rules."""
     return read_source(text, family)
+
+
+@functools.lru_cache(maxsize=2)
+def sets_of(text: str) -> Mapping[str, IpSet]:
+    """The same as `read_ipsets`."""
+    return read_ipsets(text)
 
 
 def save_text(family: Family) -> str:
@@ -96,13 +109,24 @@ def _table_text(table: Table) -> str:
     for chain in table.chains.values():
         for number, rule in enumerate(chain.rules, 1):
             written = whole.get((chain.name, number), rule)
-            lines.append(f"{_counted(rule.counters)} -A {chain.name} {written}".rstrip())
+            lines.append(f"{_counted(rule.counters)} -A {chain.name} {_text(written)}".rstrip())
     return "\n".join([*lines, "COMMIT", ""])
+
+
+def _text(rule: Rule) -> str:
+    """The rule as text. What looks into a set of ipset says its number, and its name is asked for each time."""
+    return str(rule) if b"set\0" in rule.entry.lower() else _printed(rule.entry, rule.family)
+
+
+@functools.lru_cache(maxsize=1 << 16)
+def _printed(entry: bytes, family: Family) -> str:
+    """The text of an entry: the same rules are read several times in a move."""
+    return str(Rule(family, entry))
 
 
 def _whole_quotas(table: Table) -> Mapping[tuple[str, int], Rule]:
     """Rules in whose quota only a rest stands: with the whole, of which the rule's counter tells what is used up."""
-    if not any("-m quota" in str(rule) for chain in table.chains.values() for rule in chain.rules):
+    if not any(b"quota\0" in rule.entry for chain in table.chains.values() for rule in chain.rules):
         return {}
     return quotas.from_the_beginning(observe_table(table.family, table.name))
 
@@ -111,13 +135,24 @@ def _counted(counters: Counters) -> str:
     return f"[{counters.packets}:{counters.bytes}]"
 
 
-def _looks_into_sets(text: str) -> bool:
+def _says_set(text: str) -> bool:
     return "--match-set" in text or "-j SET" in text
+
+
+def _look_into_sets() -> bool:
+    """Whether a rule of iptables does."""
+    for family in Family:
+        for name in in_use(family):
+            with TableHandle(name, family) as handle:
+                if handle.has(("set", "SET")):
+                    return True
+    return False
 
 
 def _lists(rules: Mapping[Family, str]) -> dict[str, ListEntries]:
     clock = read_clock()
-    names = {name for family, text in rules.items() for name, _ in lists_named(source_of(text, family))}
+    used = ((family, text) for family, text in rules.items() if "-m recent" in text)
+    names = {name for family, text in used for name, _ in lists_named(source_of(text, family))}
     read = {name: read_list(name, clock) for name in sorted(names)}
     return {name: entries for name, entries in read.items() if entries is not None}
 
@@ -125,6 +160,8 @@ def _lists(rules: Mapping[Family, str]) -> dict[str, ListEntries]:
 def lists_named(source: Source) -> Iterator[tuple[str, str]]:
     """The lists of the recent match that rules name, and the table of the rule."""
     for table, _, rule in rules_of(source):
+        if "recent" not in rule.words:
+            continue
         for at, word in enumerate(rule.words[:-1]):
             if word == "-m" and rule.words[at + 1] == "recent":
                 behind = rule.words[at + 2 :]

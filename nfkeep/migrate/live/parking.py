@@ -13,7 +13,7 @@ from nfkeep.keep.commit import Along
 from nfkeep.keep.transaction import transactions
 from nfkeep.migrate.live.commands import restore_iptables
 from nfkeep.model import Family
-from nfkeep.xtables.tables import TABLES, in_use, read
+from nfkeep.xtables.tables import TABLES, TableHandle, in_use, read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Name = tuple[str, Family]
 PARKED = '-m comment --comment "nfkeep-migrate: nft has the rules now" -j ACCEPT'
+_MARK = b"nfkeep-migrate: "
 _COUNTING = '-m comment --comment "nfkeep-migrate: connections are counted again"'
 OWN = frozenset({"nfkeep-migrate: nft has the rules now", "nfkeep-migrate: connections are counted again"})
 """The comments of our own rules."""
@@ -30,7 +31,12 @@ OWN = frozenset({"nfkeep-migrate: nft has the rules now", "nfkeep-migrate: conne
 
 def limited(tables: Iterable[Name]) -> list[Name]:
     """Those that count connections."""
-    return [name for name in tables if any("-m connlimit" in text for text in _rules(*name))]
+    found = []
+    for table, family in tables:
+        with TableHandle(table, family) as handle:
+            if handle.has(("connlimit",)):
+                found.append((table, family))
+    return found
 
 
 def place(text: str, family: Family) -> None:
@@ -59,19 +65,20 @@ def count_again(tables: Iterable[Name], load: Callable[[], None]) -> Report | No
     return txs.report
 
 
-def park(tables: Iterable[Name], anew: Callable[[], None]) -> None:
+def park(tables: Iterable[Name], anew: Callable[[], None]) -> Report | None:
     """Put all of these tables out of action, or none.
 
     Connections are counted again then: `anew` makes the counts of nft begin anew, once nobody can open one.
     """
     names = [name for name in tables if not is_parked(*name)]
     if not names:
-        return
+        return None
     with transactions(*names) as txs:
         txs.along = Along(before=anew)
         for table, family in names:
             for chain in _base_chains(table):
                 txs[table, family].insert(chain, PARKED)
+    return txs.report
 
 
 def parked_text(text: str) -> str:
@@ -138,23 +145,21 @@ def is_parked(table: str, family: Family) -> bool:
     """Whether a table is out of action."""
     if table not in in_use(family):
         return False
-    chains = read(table, family).chains
-    return all(any(str(rule) == PARKED for rule in chains[chain].rules) for chain in _base_chains(table))
+    return {chain for chain, text in _own_rules(table, family) if text == PARKED} == set(_base_chains(table))
 
 
 def _own_rules(table: str, family: Family) -> list[tuple[str, str]]:
-    chains = read(table, family).chains
+    with TableHandle(table, family) as handle:
+        chains = handle.chains()
+        commented = handle.scan(("comment",), jumps=False)
+        found = [(chains[at], str(rule)) for at, _, rule in commented if _MARK in rule.entry]
     return [
         (chain, text)
         for chain in _base_chains(table)
-        for text in map(str, chains[chain].rules)
-        if text in (PARKED, _COUNTING)
+        for at, text in found
+        if at == chain and text in (PARKED, _COUNTING)
     ]
 
 
 def _base_chains(table: str) -> list[str]:
     return [hook.name for hook in TABLES[table].hooks]
-
-
-def _rules(table: str, family: Family) -> list[str]:
-    return [str(rule) for chain in read(table, family).chains.values() for rule in chain.rules]

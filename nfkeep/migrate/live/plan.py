@@ -13,19 +13,20 @@ import attrs
 
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome
+from nfkeep.migrate.live import collection
 from nfkeep.migrate.live.carried import carried_lists, elements
-from nfkeep.migrate.live.commands import NFT_FAMILY, run_nft
-from nfkeep.migrate.live.host import source_of
+from nfkeep.migrate.live.commands import run_nft
+from nfkeep.migrate.live.host import sets_of, source_of
 from nfkeep.migrate.live.iptables_nft import refused_by_legacy
 from nfkeep.migrate.live.owners import Owner, find
 from nfkeep.migrate.live.tokens import keys_of
-from nfkeep.migrate.placement import place_tables
+from nfkeep.migrate.script import script_text
 from nfkeep.migrate.source import rules_of
-from nfkeep.migrate.translation import Translation, translate
+from nfkeep.migrate.translation import Translation, translate_source
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from nfkeep.migrate.live.host import Host
     from nfkeep.migrate.live.tokens import Keys
@@ -53,6 +54,7 @@ _DOING = MappingProxyType(
         "HL": "has its hop limit changed twice",
     }
 )
+_NOTED = frozenset({*_STATES, *_DOING})
 
 
 @attrs.frozen(slots=True)
@@ -82,13 +84,20 @@ class Plan:
         )
 
     @property
+    def without_members(self) -> str:
+        """The script for people who have the sets of ipset beside it."""
+        tables = [table for each in self.translations.values() for table in each.tables]
+        return script_text(tables, ["Without the elements of sets, which are in ipset.save"], members=False)
+
+    @property
+    def listed(self) -> str:
+        """The end of the script: what goes into sets that packets add to."""
+        return "".join(elements(text, family, self.host.recent) for family, text in self.host.rules.items())
+
+    @property
     def tables(self) -> tuple[tuple[str, str], ...]:
         """The tables of nft that the script makes, as (family, name)."""
-        return tuple(
-            (NFT_FAMILY[family], place.name)
-            for family, text in self.host.rules.items()
-            for place in place_tables(source_of(text, family))
-        )
+        return tuple((table.family, table.name) for each in self.translations.values() for table in each.tables)
 
     @property
     def lost(self) -> bool:
@@ -112,22 +121,23 @@ class Plan:
         )
 
 
-def make_plan(host: Host, *, look: bool = True) -> Plan:
-    """The plan for a host that was read; with `look`, also what is in its way: nft looks at the script for that.
+@collection.put_off()
+def make_plan(host: Host, *, look: bool = True, try_out: bool = True) -> Plan:
+    """The plan for a host that was read; with `look`, also what is in its way.
 
-    Raises InvalidRuleError for rules that cannot be read.
+    With `try_out` nft looks at the script for that; else whoever loads it finds out. Raises InvalidRuleError for rules
+    that cannot be read.
     """
-    translations = {family: translate(text, family, ipsets=host.ipsets) for family, text in host.rules.items()}
-    keys = [keys for of, text in host.rules.items() for keys in keys_of(text, of, translations[of].script)]
-    outcomes = [each for family, text in host.rules.items() for each in _outcomes(host, text, family)]
-    outcomes += [each.planned() for each in keys]
+    sets = sets_of(host.ipsets)
+    translations = {family: translate_source(source_of(text, family), sets) for family, text in host.rules.items()}
+    keys = tuple(each for of, text in host.rules.items() for each in keys_of(text, of, translations[of]))
     chains = [c.name for f, text in host.rules.items() for t in source_of(text, f).tables for c in t.chains]
     owned = tuple(find(chains, host.boot_files))
-    plan = Plan(host, MappingProxyType(translations), tuple(outcomes), owned, keys=tuple(keys))
-    return attrs.evolve(plan, obstacles=tuple(_obstacles(plan))) if look else plan
+    plan = Plan(host, MappingProxyType(translations), tuple(outcomes(host, keys)), owned, keys=keys)
+    return attrs.evolve(plan, obstacles=tuple(_obstacles(plan, try_out=try_out))) if look else plan
 
 
-def _obstacles(plan: Plan) -> Iterator[str]:
+def _obstacles(plan: Plan, *, try_out: bool) -> Iterator[str]:
     host = plan.host
     if not host.rules:
         yield "there are no rules of iptables here that say anything"
@@ -139,11 +149,18 @@ def _obstacles(plan: Plan) -> Iterator[str]:
     for each in plan.tables:
         if each in host.nft_tables and each not in host.iptables_nft:
             yield f"nft has a table {' '.join(each)} already, which the script would replace"
-    if host.rules:
+    if host.rules and try_out:
         try:
             run_nft(plan.script, "-c")
         except NfkeepError as error:
             yield f"this host's nft does not take the script: {error}"
+
+
+def outcomes(host: Host, keys: Iterable[Keys]) -> Iterator[Outcome]:
+    """What each state of a host will be worth; `keys`: its tables of hashlimit."""
+    for family, text in host.rules.items():
+        yield from _outcomes(host, text, family)
+    yield from (each.planned() for each in keys)
 
 
 def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
@@ -154,6 +171,8 @@ def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
     numbers: dict[tuple[str, str], int] = {}
     for table, chain, rule in rules_of(source_of(text, family)):
         number = numbers[table.name, chain.name] = numbers.get((table.name, chain.name), 0) + 1
+        if _NOTED.isdisjoint(rule.words):
+            continue
         for word, kind in zip(rule.words, rule.words[1:], strict=False):
             where = f"{family} {table.name} {chain.name} rule {number}"
             if word == "-m" and kind in _STATES:

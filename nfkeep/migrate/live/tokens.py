@@ -29,6 +29,7 @@ from nfkeep.xtables.hashlimit import buckets, read_buckets
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from nfkeep.migrate.translation import Translation
     from nfkeep.xtables.hashlimit import Bucket
 
 KIND = "hashlimit"
@@ -118,8 +119,8 @@ def carry(every: Sequence[Keys]) -> dict[str, Outcome]:
         opened.close()
 
 
-def keys_of(text: str, family: Family, script: str) -> Iterator[Keys]:
-    """The tables of hashlimit that rules of iptables-save text name, of which `script` is the translation."""
+def keys_of(text: str, family: Family, translation: Translation) -> Iterator[Keys]:
+    """The tables of hashlimit that rules of iptables-save text name, of which this is the translation."""
     if _NAME not in text:
         return
     source = source_of(text, family)
@@ -131,9 +132,10 @@ def keys_of(text: str, family: Family, script: str) -> Iterator[Keys]:
         for at, word in enumerate(rule.words[:-1])
         if word == _NAME
     }
+    declared = {each.name for table in translation.tables for each in table.declarations if each.kind == "set"}
     for name, table in named.items():
         uses = Asked.every(survey, name, 128 if family is Family.IPV6 else 32)
-        there = all(f"set {identifier(each)} {{" in script for each in set_names(name))
+        there = declared.issuperset(map(identifier, set_names(name)))
         yield Keys(family, name, places[table], uses[0].limit if uses and there else None, all(u.above for u in uses))
 
 

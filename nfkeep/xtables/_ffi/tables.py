@@ -24,6 +24,9 @@ from nfkeep.xtables.image import Image
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+_LARGEST = 1 << 16
+"""Bytes of an entry at most: its next_offset has 16 bits."""
+
 
 def read_image(name: str, family: Family) -> Image:
     """A table's bytes as they are now. Errors as those of `TableHandle`."""
@@ -118,8 +121,10 @@ class TableHandle:
     def rules(self, chain: str) -> Iterator[Rule]:
         """The chain's rules in order."""
         name, size, index = os.fsencode(chain), ffi.new("size_t *"), 0
+        packets, octets, room = ffi.new("uint64_t *"), ffi.new("uint64_t *"), ffi.new("char[]", _LARGEST)
         while (rule := lib.nfk_rule_at(self._table, name, index, size)) != ffi.NULL:
-            yield self._rule(rule, size[0])
+            lib.nfk_rule_copy(self._table, rule, room, packets, octets)
+            yield Rule(self.family, ffi.buffer(room, size[0])[:], Counters(packets[0], octets[0]))
             index += 1
 
     def has(self, names: tuple[str, ...]) -> bool:
