@@ -136,9 +136,11 @@ class Watched:
 
 
 def verified(host: MovedHost) -> bool:
-    """Whether packets are treated the same by iptables' rules and by nft's, in both families."""
+    """Whether packets are treated the same by iptables' rules and by nft's, in both families: that takes minutes."""
     found = [
-        host.namespace.run([*MIGRATE, "verify", "--live", "--packets", f"{VERIFIED}", *family], check=False)
+        host.namespace.run(
+            [*MIGRATE, "verify", "--live", "--packets", f"{VERIFIED}", *family], check=False, timeout=600.0
+        )
         for family in ([], ["--ipv6"])
     ]
     assert [each.stdout for each in found if "0 treated differently" not in each.stdout] == []
@@ -156,7 +158,7 @@ def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: Tran
     transfers = [transfer(each, pause_seconds=PAUSE_SECONDS) for crowd in crowds.values() for each in crowd[:TRANSFERS]]
     quiet = [each for crowd in crowds.values() for each in crowd[TRANSFERS:]]
     watched = Watched(host, ends, transfers, quiet)
-    assert verified(host)
+    assert not LARGE or verified(host)
     with host.quota() as quota, Intruders(network, crowds) as intruders, Strangers(network) as strangers:
         assert quota.send(20) == 20
         took, sent = 0.0, 20
@@ -170,7 +172,7 @@ def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: Tran
             assert quota.send(5) == 5
             sent += 5
         assert quota.send(QUOTA // 1000) == QUOTA // 1000 - sent
-    assert verified(host)
+    assert not LARGE or verified(host)
     results = [each.stop() for each in transfers]
     assert [each for each in results if not each.intact] == []
     assert (intruders.admitted, intruders.tries > 100) == (0, True)

@@ -98,12 +98,15 @@ add pair 192.0.2.1,00:11:22:aa:bb:cc
 
 def test_keys_of_sets_and_back() -> None:
     """Every element is what it was, and its key as long as nft's; a range is all that is in it."""
+    lines = [line.split() for line in SETS.splitlines()]
     for each in read_ipsets(SETS).values():
         keys = keyed(each)
-        assert [element_text(each, key) for key in keys] == [",".join(element.parts) for element in each.elements]
+        added = [words[2] for words in lines if words[:2] == ["add", each.name]]
+        assert [element_text(each, key) for key in keys] == added
         assert {len(key) for key in keys} == {key_bytes(each)}
     (ranged,) = read_ipsets("create x hash:ip\nadd x 192.0.2.0/30\n").values()
     assert [element_text(ranged, key) for key in keyed(ranged)] == [f"192.0.2.{number}" for number in range(4)]
+    assert [each.timeout for each in keyed(read_ipsets(SETS)["host"]).values()] == [20]
     assert keyed(read_ipsets(SETS)["flow"]).keys() >= {ipaddress.ip_address("fe80::1").packed + b"\6\0\0\0\0\x50\0\0"}
 
 
