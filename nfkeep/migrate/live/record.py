@@ -140,6 +140,16 @@ def begin(before: Mapping[str, str]) -> None:
         durable.write(_made(place) / name, text)
 
 
+def keep(name: str, text: str) -> None:
+    """Put something on the disk beside the record; when this returns it is there."""
+    durable.write(folder() / name, text)
+
+
+def drop(name: str) -> None:
+    """Remove what was put on the disk under this name."""
+    (folder() / name).unlink(missing_ok=True)
+
+
 def kept(name: str) -> str:
     """What was put on the disk under this name; "" if nothing was."""
     try:
