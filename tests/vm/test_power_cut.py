@@ -1,0 +1,58 @@
+"""The power is cut at random moments of apply, confirm and rollback: what the next boot loads is whole, and known."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import MovedMachine
+
+pytestmark = pytest.mark.timeout(6 * 3600)
+
+CUTS = int(os.environ.get("NFKEEP_POWER_CUTS") or 40)
+APPLY, CONFIRM, ROLLBACK = (f"nfkeep-migrate {each}" for each in ("apply", "confirm", "rollback"))
+WAYS = ((APPLY,), (APPLY, CONFIRM), (APPLY, ROLLBACK), (APPLY, CONFIRM, ROLLBACK))
+"""What is done, and during the last of it the power is cut; each time another of them."""
+
+
+def test_power_cuts(moved: MovedMachine) -> None:
+    """Old rules or new ones are in force, whole, or both; `status` tells which; a rollback or a new move heals it."""
+    machine, seed = moved.machine, random.randrange(1 << 32)
+    chance = random.Random(seed)
+    durations = {APPLY: 0.0, CONFIRM: 0.0, ROLLBACK: 0.0}
+    for command in durations:
+        began = time.monotonic()
+        machine.run(command)
+        durations[command] = time.monotonic() - began
+        if command == APPLY:
+            new = moved.look().nft
+    for number in range(CUTS):
+        *before, last = WAYS[number % len(WAYS)]
+        for command in before:
+            machine.run(command)
+        machine.begin(last)
+        after = chance.random() * durations[last]
+        time.sleep(after)  # not for anything to happen: the moment is to be any
+        machine.cut()
+        machine.boot()
+        sight = moved.look()
+        told = f"seed {seed}, cut {number} of {' '.join(before)} {last} after {after:.2f} s: {sight}"
+        print(told)
+        assert sight.iptables in ((), moved.old), told
+        assert sight.nft in ((), new), told
+        assert sight.iptables or sight.nft, told
+        assert sight.says[1:] == (bool(sight.iptables), bool(sight.nft)), told
+        # a move that was made at an earlier boot and not confirmed is in nobody's way; a confirmed one is taken back
+        if (
+            sight.nft
+            or sight.says[0] == "confirmed"
+            or (chance.random() < 0.5 and sight.says[0] in ("applying", "applied"))
+        ):
+            machine.run(ROLLBACK)
+            sight = moved.look()
+            assert (sight.iptables, sight.nft, sight.says) == (moved.old, (), ("rolled back", True, False)), told
