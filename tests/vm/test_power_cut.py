@@ -24,35 +24,37 @@ def test_power_cuts(moved: MovedMachine) -> None:
     """Old rules or new ones are in force, whole, or both; `status` tells which; a rollback or a new move heals it."""
     machine, seed = moved.machine, random.randrange(1 << 32)
     chance = random.Random(seed)
-    durations = {APPLY: 0.0, CONFIRM: 0.0, ROLLBACK: 0.0}
-    for command in durations:
+    durations = {}
+
+    def whole(command: str) -> None:
         began = time.monotonic()
         machine.run(command)
         durations[command] = time.monotonic() - began
-        if command == APPLY:
-            new = moved.look().nft
+
+    whole(APPLY)
+    new = moved.look().nft
+    whole(CONFIRM)
+    whole(ROLLBACK)
     for number in range(CUTS):
         *before, last = WAYS[number % len(WAYS)]
         for command in before:
-            machine.run(command)
+            whole(command)
         machine.begin(last)
         after = chance.random() * durations[last]
         time.sleep(after)  # not for anything to happen: the moment is to be any
         machine.cut()
         machine.boot()
         sight = moved.look()
-        told = f"seed {seed}, cut {number} of {' '.join(before)} {last} after {after:.2f} s: {sight}"
-        print(told)
+        moment = f"seed {seed}, cut {number}, {last} after {after:.2f} of {durations[last]:.2f} s, {len(before)} before"
+        told = f"{moment}: {len(sight.iptables)} lines of iptables, {len(sight.nft)} of nft, {sight.status}"
+        print(told, flush=True)
         assert sight.iptables in ((), moved.old), told
         assert sight.nft in ((), new), told
         assert sight.iptables or sight.nft, told
         assert sight.says[1:] == (bool(sight.iptables), bool(sight.nft)), told
-        # a move that was made at an earlier boot and not confirmed is in nobody's way; a confirmed one is taken back
-        if (
-            sight.nft
-            or sight.says[0] == "confirmed"
-            or (chance.random() < 0.5 and sight.says[0] in ("applying", "applied"))
-        ):
-            machine.run(ROLLBACK)
+        # What was not confirmed at an earlier boot is in nobody's way; a confirmed move has to be taken back.
+        unfinished = sight.says[0] in ("applying", "applied")
+        if sight.nft or sight.says[0] == "confirmed" or (unfinished and chance.random() < 0.5):
+            whole(ROLLBACK)
             sight = moved.look()
             assert (sight.iptables, sight.nft, sight.says) == (moved.old, (), ("rolled back", True, False)), told
