@@ -20,6 +20,14 @@ WAYS = ((APPLY,), (APPLY, CONFIRM), (APPLY, ROLLBACK), (APPLY, CONFIRM, ROLLBACK
 """What is done, and during the last of it the power is cut; each time another of them."""
 
 
+def test_what_is_not_synced_is_lost(moved: MovedMachine) -> None:
+    """So that these tests would find it."""
+    moved.machine.run("echo lost >/root/lost; echo kept >/root/kept; sync /root/kept")
+    moved.machine.cut()
+    moved.machine.boot()
+    assert moved.machine.run("cat /root/kept /root/lost", check=False).stdout == "kept\n"
+
+
 def test_power_cuts(moved: MovedMachine) -> None:
     """Old rules or new ones are in force, whole, or both; `status` tells which; a rollback or a new move heals it."""
     machine, seed = moved.machine, random.randrange(1 << 32)
