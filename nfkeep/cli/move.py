@@ -71,12 +71,17 @@ def confirm(config: Path | None, no_config: bool) -> int:
         path = config or (persist.CONFIGURATION if own and not no_config else None)
         if path is not None:
             persist.check(path)
-        cutover.confirm()
+        switching = own and config is None and not no_config
+        again = persist.is_unfinished()
+        if switching:
+            persist.remember()
+        cutover.confirm(again=again)
         done = ["Confirmed: the rules of iptables are taken out."]
         if path is not None:
             done += persist.write(path)
-        if own and config is None and not no_config:
+        if switching:
             done += persist.switch_services()
+            persist.finish()
     print(*done, sep="\n")
     return 0
 
@@ -88,9 +93,10 @@ def rollback() -> int:
     What nft has counted and collected since comes along, also after `nfkeep-migrate confirm`.
     """
     with record.locked():
+        done = persist.go_back()
         report = cutover.rollback()
     _tell(report)
-    print("Rolled back: the rules of iptables are in force.")
+    print("Rolled back: the rules of iptables are in force.", *done, sep="\n")
     return 0
 
 

@@ -68,8 +68,10 @@ class Standing:
 def standing() -> Standing:
     """How far the move of this network namespace is."""
     found = record.load()
-    if found is None or (found.boot != record.boot() and found.state != CONFIRMED):  # what was in the kernel is gone
-        return Standing(found, bool(read_host().rules), False)
+    if found is None:
+        return Standing(None, bool(read_host().rules), False)
+    if found.boot != record.boot():  # what the move has left in the kernel is gone: these are of boot scripts
+        return Standing(found, bool(read_host().rules), _is_loaded(found))
     names = _present(found)
     old = bool(names) and not any(parking.is_parked(*name) for name in names)  # some are for a moment: nft has all then
     return Standing(found, (old or copies.are_superfluous(found)) and found.state != CONFIRMED, _is_loaded(found))
@@ -88,7 +90,8 @@ def both(family: Family) -> tuple[str, str | None]:
 
 def check(plan: Plan, *, accept_losses: bool = False) -> None:
     """Raise NfkeepError where the plan has obstacles, or losses that are not accepted, or a move is under way."""
-    if (there := record.load()) is not None and there.state in (APPLYING, APPLIED):
+    there = record.load()
+    if there is not None and there.state in (APPLYING, APPLIED) and there.boot == record.boot():
         raise NfkeepError(f"a move is {there.state} already: confirm it or roll it back first")
     if plan.obstacles:
         raise NfkeepError("; ".join(plan.obstacles))
@@ -196,10 +199,13 @@ def _as_counted(planned: Outcome, counted: dict[str, Outcome]) -> Outcome:
     return attrs.evolve(planned, fidelity=worse[0].fidelity, detail=worse[0].detail) if worse else planned
 
 
-def confirm() -> None:
-    """Make the move final: what is left of the rules of iptables is taken out. The caller has the lock."""
+def confirm(*, again: bool = False) -> None:
+    """Make the move final: what is left of the rules of iptables is taken out. The caller has the lock.
+
+    With `again` that may be done a second time, if it was stopped in the middle.
+    """
     done = record.load()
-    if done is None or done.state != APPLIED:
+    if done is None or done.state not in ((APPLIED, CONFIRMED) if again else (APPLIED,)):
         raise NfkeepError(f"there is no move to confirm: it is {'not begun' if done is None else done.state}")
     if not _is_loaded(done):
         raise NfkeepError("nft's rules are not there any more: roll the move back")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import re
 import shutil
@@ -9,7 +11,7 @@ import time
 from pathlib import Path
 
 from nfkeep.errors import NfkeepError, PermissionDeniedError
-from nfkeep.migrate.live import durable
+from nfkeep.migrate.live import durable, record
 from nfkeep.migrate.live.commands import run_nft, run_tool
 
 CONFIGURATION = Path("/etc/nftables.conf")
@@ -20,6 +22,8 @@ _SERVICE = "nftables.service"
 _OTHERS = ("netfilter-persistent.service", "iptables-persistent.service", "iptables.service", "ip6tables.service")
 _CONNECTIONS = re.compile(r"\n\t+elements = \{[^}]* ct count [^}]*\}")
 """The elements of sets that count connections: of the next boot's there are none yet."""
+
+_BEFORE = "boot.json"
 
 _HEAD = """#!/usr/sbin/nft -f
 # What was in force when the move from iptables was confirmed, written by nfkeep-migrate.
@@ -55,6 +59,74 @@ def write(path: Path = CONFIGURATION) -> list[str]:
     return done
 
 
+def remember(path: Path = CONFIGURATION) -> None:
+    """Put on the disk what the next boot would load now, for `go_back`."""
+    if is_unfinished():
+        return
+    before = {
+        "path": str(path),
+        "text": path.read_text(encoding="utf-8", errors="surrogateescape") if path.exists() else None,
+        "enabled": _enabled(_SERVICE, *_OTHERS) if _SYSTEMD.is_dir() else [],
+        "finished": False,
+    }
+    record.keep(_BEFORE, json.dumps(before))
+
+
+def is_unfinished() -> bool:
+    """Whether something stopped the change of what the next boot loads between `remember` and `finish`."""
+    text = record.kept(_BEFORE)
+    return bool(text) and not json.loads(text)["finished"]
+
+
+def finish() -> None:
+    """Put on the disk that the next boot loads the rules of nft."""
+    record.keep(_BEFORE, json.dumps({**json.loads(record.kept(_BEFORE)), "finished": True}))
+
+
+def go_back() -> list[str]:
+    """Have the next boot load what it would have loaded before; what was done, and what was not, as sentences.
+
+    Does so once. At every moment of it the next boot has the rules of iptables, those of nft, or both.
+    """
+    text = record.kept(_BEFORE)
+    if not text:
+        return []
+    before = json.loads(text)
+    done = _services_as_before(before["enabled"])
+    try:
+        done += _file_as_before(Path(before["path"]), before["text"])
+    except OSError as error:
+        done.append(f"{before['path']} still has the rules of nft: {error.strerror}")
+    record.drop(_BEFORE)
+    return done
+
+
+def _services_as_before(enabled: list[str]) -> list[str]:
+    if not _SYSTEMD.is_dir():
+        return ["Have the rules of iptables loaded at boot again, and those of nft no longer."]
+    switches = [("enable", each) for each in enabled if each != _SERVICE]
+    if _SERVICE not in enabled:
+        switches.append(("disable", _SERVICE))
+    done = []
+    for how, service in switches:
+        try:
+            _switch(how, service)
+            done.append(f"{service} is {how}d again.")
+        except NfkeepError as error:
+            done.append(f"Do what could not be done here: systemctl {how} {service} ({error})")
+    return done
+
+
+def _file_as_before(path: Path, text: str | None) -> list[str]:
+    if path.exists() and not path.read_text(encoding="utf-8", errors="surrogateescape").startswith(_HEAD):
+        return [f"{path} is not what was written there, and stays as it is."]
+    if text is None:
+        path.unlink(missing_ok=True)
+        return [f"{path} is removed."]
+    durable.write(path, text, 0o755)
+    return [f"{path} is as it was."]
+
+
 def switch_services() -> list[str]:
     """Have systemd load nft's rules when it boots, and no longer those of iptables; what was done, as sentences.
 
@@ -62,15 +134,28 @@ def switch_services() -> list[str]:
     """
     if not _SYSTEMD.is_dir():
         return [f"Have {CONFIGURATION} loaded at boot (nft -f), and no rules of iptables any more."]
-    run_tool(["systemctl", "enable", _SERVICE])
+    _switch("enable", _SERVICE)
     done = [f"{_SERVICE} loads them at boot."]
-    listed = run_tool(["systemctl", "list-unit-files", "--no-legend", "--no-pager", "--state=enabled"])
-    enabled = {line.split()[0] for line in listed.splitlines() if line.strip()}
-    for each in _OTHERS:
-        if each in enabled:
-            run_tool(["systemctl", "disable", each])
-            done.append(f"{each} is disabled.")
+    for each in _enabled(*_OTHERS):
+        _switch("disable", each)
+        done.append(f"{each} is disabled.")
     return done
+
+
+def _enabled(*services: str) -> list[str]:
+    found = []
+    for each in services:
+        # not all at once: it stops at the first that is not installed; nor the list of all, which takes too long
+        with contextlib.suppress(NfkeepError):  # it fails for those that are not
+            if run_tool(["systemctl", "is-enabled", each]).strip() == "enabled":
+                found.append(each)
+    return found
+
+
+def _switch(how: str, service: str) -> None:
+    """Enable or disable a service; when this returns that is on the disk, which systemctl does not see to."""
+    run_tool(["systemctl", how, service])
+    os.sync()
 
 
 def _backup(path: Path) -> Path:

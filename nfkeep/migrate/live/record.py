@@ -149,6 +149,11 @@ def keep(name: str, text: str) -> None:
     durable.write(_made(folder()) / name, text)
 
 
+def drop(name: str) -> None:
+    """Remove what was put on the disk under this name."""
+    (folder() / name).unlink(missing_ok=True)
+
+
 def kept(name: str) -> str:
     """What was put on the disk under this name; "" if nothing was."""
     try:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import shlex
+import socket
 import subprocess
 import sys
 import time
@@ -35,7 +36,7 @@ def start(seconds: float, probe: str) -> None:
     arguments = [sys.executable, "-m", __name__, f"{seconds}", probe]
     if Path("/run/systemd/system").is_dir() and record.folder().name == record.HOST:
         kept = [f"--setenv={name}={os.environ[name]}" for name in (record.VARIABLE, "PYTHONPATH") if name in os.environ]
-        arguments = ["systemd-run", "--quiet", "--collect", *kept, "--", *arguments]
+        arguments = ["systemd-run", "--quiet", "--collect", "--service-type=notify", *kept, "--", *arguments]
     ready, write = os.pipe()
     try:
         with open(record.folder() / _LOG, "ab") as log:
@@ -59,8 +60,7 @@ def watch(seconds: float, probe: str = "") -> None:
     latest = time.monotonic() + seconds
     words = shlex.split(probe)
     with _fifo() as wake:
-        with contextlib.suppress(OSError):  # whoever has started this waits for it
-            os.write(0, b"ready")
+        _tell_ready()
         _close_stdin()
         while True:
             state, deadline = _state(latest)
@@ -107,6 +107,15 @@ def _undone(latest: float, *, failed: bool) -> bool:
 
 def _fifo() -> FileIO:
     return FileIO(os.open(record.wake_path(), os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+
+
+def _tell_ready() -> None:
+    """Whoever has started this waits for it, at the pipe that is our standard input or by way of systemd."""
+    if address := os.environ.get("NOTIFY_SOCKET"):  # sd_notify(3); @ is for the zero of an abstract socket
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as systemd:
+            systemd.sendto(b"READY=1", f"\0{address[1:]}" if address.startswith("@") else address)
+    with contextlib.suppress(OSError):
+        os.write(0, b"ready")
 
 
 def _close_stdin() -> None:
