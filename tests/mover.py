@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from nfkeep.migrate.live import record
+
 if TYPE_CHECKING:
     from nfkeep.namespaces import Namespace
 
@@ -25,6 +27,13 @@ class Mover:
 
     def __call__(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         return self.namespace.run([*MIGRATE, *arguments], check=check, env=dict(os.environ))
+
+    def kill(self, process: subprocess.Popen[str]) -> None:
+        """Kill a run of it with -9, and await the end of what it has run itself."""
+        process.kill()
+        process.wait()
+        with self.namespace, record.locked():
+            pass
 
     def force(self) -> dict[str, bool]:
         """Which rules are in force."""

@@ -14,7 +14,7 @@ from mover import MIGRATE, NEW, OLD, Mover, without_counters
 from rounds import rounds
 
 from nfkeep import Family, NfkeepError
-from nfkeep.migrate.live import copies, record
+from nfkeep.migrate.live import copies, cutover, record
 from nfkeep.migrate.live.host import read_host
 from nfkeep.migrate.live.record import APPLYING, Record
 
@@ -182,13 +182,31 @@ def test_killed_at_any_moment(mover: Mover) -> None:
         for command in (["apply", "--accept-losses"], ["rollback"]):
             process = mover.namespace.popen([*MIGRATE, *command], env=dict(os.environ))
             time.sleep(chance.uniform(0.3, 1.0) * took)  # the moment is what is tried here
-            process.kill()
-            process.wait()
+            mover.kill(process)
             assert_complete(mover, before)
         if mover.status()["state"] in ("applying", "applied"):
             mover("rollback")
         assert (mover.force(), without_counters(mover.legacy("nft"))) == (OLD, before)
         assert "-A" not in mover.legacy()
+
+
+def test_stopped_when_they_are_given_back(mover: Mover, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tables that iptables-nft has made anew are not taken for nft's, though they have the same names."""
+    before = without_counters(mover.legacy("nft"))
+    mover("apply", "--accept-losses")
+
+    def stop(_: Record) -> Record:
+        raise KeyboardInterrupt
+
+    with mover.namespace, monkeypatch.context() as patch:
+        patch.setattr(copies, "given_back", stop)
+        with pytest.raises(KeyboardInterrupt):
+            cutover.rollback()
+    assert_complete(mover, before)
+    assert mover.force() == OLD
+    mover("rollback")
+    assert (mover.force(), without_counters(mover.legacy("nft"))) == (OLD, before)
+    assert "-A" not in mover.legacy()
 
 
 def assert_complete(mover: Mover, before: list[str]) -> None:

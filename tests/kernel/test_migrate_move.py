@@ -374,8 +374,7 @@ def test_killed_at_any_moment(mover: Mover) -> None:
         for command in ("apply", "rollback"):
             process = mover.namespace.popen([*MIGRATE, command], env=dict(os.environ))
             time.sleep(chance.uniform(0.3, 1.0) * took)  # the moment is what is tried here
-            process.kill()
-            process.wait()
+            mover.kill(process)
             assert_complete(mover)
         if mover.status()["state"] in ("applying", "applied"):
             mover("rollback")

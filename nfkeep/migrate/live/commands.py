@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 NFT_FAMILY = {Family.IPV4: "ip", Family.IPV6: "ip6"}
 _SECONDS = 60.0
 
+held: set[int] = set()
+"""The locks, by file descriptor, that a program has until it ends: somebody may kill -9 this process meanwhile."""
+
 
 def run_nft(script: str, *options: str) -> str:
     """Have nft read a script: all of it is done, or nothing. Raises NfkeepError with nft's words."""
@@ -24,8 +27,9 @@ def run_tool(command: Sequence[str], text: str = "") -> str:
     """What a program prints that is given this text. Raises NfkeepError with its words, if it fails."""
     try:
         done = subprocess.run(
-            command, input=text.encode(errors="surrogateescape"), capture_output=True, timeout=_SECONDS, check=False
-        )
+            command, input=text.encode(errors="surrogateescape"), capture_output=True, timeout=_SECONDS, check=False,
+            pass_fds=tuple(held),
+        )  # fmt: skip
     except FileNotFoundError:
         raise UnsupportedError(f"there is no command {command[0]} here", command[0]) from None
     except subprocess.TimeoutExpired:

@@ -242,6 +242,8 @@ def _undo(done: Record) -> Report:
         report = parking.unpark(_present(done), returned.stand_still, returned.spend) or Report()
         found = [*returned.finish(), *report.outcomes]
     if done.copies and not copies.are_superfluous(done):
+        # From here on tables of the same names are iptables-nft's, also for whoever comes after a crash.
+        done = _save(done, "nft's rules are taken out", nft=())
         found = copies.give_back(done, found)
         done = _save(copies.given_back(done), "iptables-nft has its rules again")
         parking.empty(copies.present(done))

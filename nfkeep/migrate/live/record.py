@@ -20,6 +20,7 @@ import attrs
 from nfkeep.errors import NfkeepError, PermissionDeniedError
 from nfkeep.keep import rundir
 from nfkeep.migrate.live import durable
+from nfkeep.migrate.live.commands import held
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
@@ -80,14 +81,21 @@ def folder() -> Path:
 
 @contextlib.contextmanager
 def locked(*, wait: bool = True) -> Iterator[None]:
-    """Be the only one who moves this host, inside the block. Raises NfkeepError if another is, unless to `wait`."""
+    """Be the only one who moves this host, inside the block. Raises NfkeepError if another is, unless to `wait`.
+
+    A process that is killed here is followed when what it has run, such as nft, has ended.
+    """
     place = _made(folder())
     with open(os.open(place / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600), "wb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise NfkeepError("another nfkeep-migrate is at work here; `nfkeep-migrate status` tells") from None
-        yield
+        held.add(file.fileno())
+        try:
+            yield
+        finally:
+            held.discard(file.fileno())
 
 
 def load() -> Record | None:
