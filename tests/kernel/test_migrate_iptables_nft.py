@@ -214,9 +214,10 @@ def assert_complete(mover: Mover, before: list[str]) -> None:
     force = mover.force()
     there = without_counters(mover.legacy("nft")) == before
     nft, legacy = mover.nft(), mover.legacy()
+    seen = f"{mover.status()}\n{legacy}\n{nft}"
     moved = all(f"add @{name}" in nft or name in nft for name in ("connlimit-INPUT", "recent-seen6"))
-    assert any(force.values())
-    assert force["nft"] == (moved and "flags dormant" not in nft)
+    assert any(force.values()), seen
+    assert force["nft"] == (moved and "flags dormant" not in nft), seen
     parked = legacy.count("nft has the rules now")
     copied = legacy.count("dport 873") == 2 and parked == 0
-    assert force["iptables"] == (there or copied), (force, legacy, nft)
+    assert force["iptables"] == (there or copied), seen

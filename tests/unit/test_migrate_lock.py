@@ -1,0 +1,47 @@
+"""Whoever was killed is followed when the program that he has run has ended: `nft -f` goes on for a while."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from nfkeep.errors import NfkeepError
+from nfkeep.migrate.live import record
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+RUNNING = """
+import sys
+from nfkeep.migrate.live import record
+from nfkeep.migrate.live.commands import run_tool
+with record.locked():
+    run_tool(["sh", "-c", "echo > $0; cat $1", *sys.argv[1:]])
+"""
+
+
+def test_held_by_what_a_killed_process_has_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(record.VARIABLE, str(tmp_path))
+    began, end = tmp_path / "began", tmp_path / "end"
+    os.mkfifo(began)
+    os.mkfifo(end)
+    process = subprocess.Popen([sys.executable, "-c", RUNNING, began, end])
+    began.read_bytes()
+    process.kill()
+    process.wait()
+    with pytest.raises(NfkeepError, match="another nfkeep-migrate is at work"), record.locked(wait=False):
+        pass
+    end.write_bytes(b"")
+    with record.locked():
+        pass
+
+
+def test_free_after_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(record.VARIABLE, str(tmp_path))
+    for _ in range(2):
+        with record.locked(wait=False):
+            pass
