@@ -32,6 +32,9 @@ def start_service(
 
     def start(shape: Shape, *, rules: list[str] | None = None, clients: int = 1) -> Service:
         network = gateway_factory(clients)
+        # However slow the machine is, no flow runs out in a test: it would count no more.
+        network.gateway.run("sysctl -qw net.netfilter.nf_conntrack_udp_timeout=3600")
+        network.gateway.run("sysctl -qw net.netfilter.nf_conntrack_udp_timeout_stream=3600")
         where = network.server if shape.nat else network.gateway
         address = network.server_address(shape.family) if shape.nat else network.gateway_address(shape.family)
         port = 8730 if shape.nat else 873

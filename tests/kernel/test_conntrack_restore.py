@@ -118,6 +118,7 @@ class World:
                 client = self.stack.enter_context(socket.socket(*self.socket_kind))
             client.settimeout(0.15)
             if client.connect_ex(self.target):
+                client.close()  # it would try again after a second
                 continue
             peer = client if self.shape.protocol == UDP else self.stack.enter_context(self.server.accept()[0])
             peer.settimeout(2)
