@@ -111,6 +111,12 @@ def shut(before: Observation, stack: contextlib.ExitStack) -> Gate:
     return _shut_all([before], stack)[0]
 
 
+def rehearse(before: Observation) -> None:
+    """Do what `shut` is slow with the first time, and hold nothing off; where it cannot be shut, nothing."""
+    with contextlib.suppress(UnsupportedError), Restoration(before.family, TABLES[before.table]) as restoration:
+        restoration.rehearse(limited(before))
+
+
 def _shut_all(befores: Sequence[Observation], stack: contextlib.ExitStack) -> list[Gate]:
     """The same for several; each lets the opening packets of the others through."""
     gates: list[Gate] = []

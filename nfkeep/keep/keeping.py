@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from nfkeep.errors import ConflictError, LockTimeoutError, NfkeepError
 from nfkeep.keep import hold, journal
-from nfkeep.keep.change import Change, Gate, Replaced, put_back, shut
+from nfkeep.keep.change import Change, Gate, Replaced, put_back, rehearse, shut
 from nfkeep.keep.journal import Flight
 from nfkeep.keep.observe import Observation, observe
 from nfkeep.keep.plan import can_hold, limited
@@ -105,6 +105,9 @@ class Keeping:
         try:
             with TableWatch() as watch, self._gates:
                 self._snapshot()
+                for _, before in self._first.values():
+                    if limited(before):  # who opens the lock does not wait for long: the first time must be quick, too
+                        rehearse(before)
                 with journal.written(
                     Flight(tuple(image for image, _ in self._first.values()), self._held(), together=False)
                 ):

@@ -60,6 +60,22 @@ class Restoration:
         Those of the restorations `beside` are let through, on their way to other tables that change as well.
         Raises UnsupportedError where counts cannot be put back: nothing was done then.
         """
+        guard, sets = self._stand_guard(selectors, beside)
+        self._shut_at = time.monotonic()
+        for each in sets:
+            guard.fill_set(each)
+
+    def rehearse(self, selectors: tuple[Selector, ...]) -> None:
+        """Do the same but for holding anything off: what the first one of a process, or of a boot, is slow with.
+
+        That is the self-test and the modules of the kernel. Raises UnsupportedError as `shut` does.
+        """
+        self._stand_guard(selectors, ())
+
+    def _stand_guard(
+        self, selectors: tuple[Selector, ...], beside: Iterable[Restoration]
+    ) -> tuple[OwnedTable, tuple[TimedSet, ...]]:
+        """Make the table of the guard, with the gate open; the table, and the sets that shut it."""
         if probe_counting(self.family) is Counting.NEITHER:
             raise UnsupportedError("no way to have live flows counted again works on this kernel", feature="connlimit")
         self._prepare(selectors)
@@ -70,9 +86,7 @@ class Restoration:
         )
         # The chains first, while the sets that they ask are empty: to make them takes the kernel some milliseconds.
         self._guard = OwnedTable(attrs.evolve(ruleset, sets=tuple(TimedSet(each.name) for each in ruleset.sets)))
-        self._shut_at = time.monotonic()
-        for each in ruleset.sets:
-            self._guard.fill_set(each)
+        return self._guard, ruleset.sets
 
     def _prepare(self, selectors: tuple[Selector, ...]) -> None:
         """Make the devices, and load the modules, that will be needed, while the gate is still open."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from nfkeep.conntrack import Condition, Selector
+from nfkeep.keep import keeping, restore
 from nfkeep.keep.guard import SHUT
 from nfkeep.keep.restore import Restoration
 from nfkeep.model import Family, Hook
@@ -40,7 +41,7 @@ def test_devices_are_made_early_where_a_look_is_cheap(
 ) -> None:
     """With few buckets and entries the devices are there before the gate is shut; else they are made when needed."""
     settings = {"nf_conntrack_count": 1, "nf_conntrack_buckets": 16_384 if small else 262_144}
-    monkeypatch.setattr("nfkeep.keep.restore._number_of", settings.__getitem__)
+    monkeypatch.setattr(restore, "_number_of", settings.__getitem__)
     with host, Restoration(Family.IPV4, TABLES["filter"]) as restoration:
         restoration.shut((SELECTOR,))
         index = socket.if_nametoindex("eth0")
@@ -58,3 +59,24 @@ def test_the_gate_is_shut_and_opened(host: Namespace) -> None:
         restoration.open_gate()
         assert "elements" not in host.run(listing).stdout
         assert 0 < restoration.gate_seconds < 5
+
+
+def test_rehearsed_the_gate_stays_open(host: Namespace) -> None:
+    """All of it is made, and taken down again, but nothing is ever held off."""
+    with host:
+        with Restoration(Family.IPV4, TABLES["filter"]) as restoration:
+            restoration.rehearse((SELECTOR,))
+            assert restoration._guard is not None
+            listed = host.run(f"nft list table inet {restoration._guard.name}").stdout
+            assert f"@{SHUT} " in listed
+            assert "elements" not in listed
+        assert (restoration.gate_seconds, host.run("nft list ruleset").stdout) == (0.0, "")
+
+
+def test_kept_from_the_first_change_on(host: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is slow the first time is done before the command that is run may change anything."""
+    host.run("iptables-legacy -A INPUT -p tcp --syn --dport 873 -m connlimit --connlimit-above 5 -j DROP")
+    done: list[str] = []
+    monkeypatch.setattr(keeping, "rehearse", lambda before: done.append(before.table))
+    with host, keeping.keep():
+        assert done == ["filter"]

@@ -48,7 +48,7 @@ def run(tmp_path: Path) -> Run:
     environment = {**os.environ, "PATH": f"{script.parent}:{os.environ['PATH']}"}
 
     def run(namespace: Namespace, commands: str) -> str:
-        return namespace.run(["sh", "-ec", f"exec 2>&1\n{commands}"], env=environment).stdout
+        return namespace.run(["sh", "-ec", f"exec 2>&1\n{commands}"], env=environment, timeout=600.0).stdout
 
     return run
 
