@@ -119,7 +119,10 @@ def load() -> Record | None:
             tuple((family, table, handle) for family, table, handle in found["replaced"]),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise NfkeepError(f"{folder() / _NAME} is damaged ({error}); what was there before is beside it") from None
+        raise NfkeepError(
+            f"{folder() / _NAME} is damaged ({error}), so that it is not known how far the move is; what was there "
+            "before is beside it. Once the rules that shall be in force are, remove it"
+        ) from None
 
 
 def own_tables(record: Record | None, there: Mapping[tuple[str, str], int]) -> set[tuple[str, str]]:

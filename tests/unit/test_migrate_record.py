@@ -1,4 +1,4 @@
-"""Whoever was killed is followed when the program that he has run has ended: `nft -f` goes on for a while."""
+"""The record of a move on disk, and its lock."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ with record.locked():
 
 
 def test_held_by_what_a_killed_process_has_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever was killed is followed when the program that he has run has ended: `nft -f` goes on for a while."""
     monkeypatch.setenv(record.VARIABLE, str(tmp_path))
     began, end = tmp_path / "began", tmp_path / "end"
     os.mkfifo(began)
@@ -45,3 +46,12 @@ def test_free_after_the_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for _ in range(2):
         with record.locked(wait=False):
             pass
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"state": "applied"}', '{"state": 1, "legacy": 2}'])
+def test_damaged_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Nobody guesses how far the move is; the operator is told what to do."""
+    monkeypatch.setenv(record.VARIABLE, str(tmp_path))
+    record.keep("record.json", text)
+    with pytest.raises(NfkeepError, match=r"record\.json is damaged .* remove it"):
+        record.load()
