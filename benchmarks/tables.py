@@ -58,7 +58,7 @@ def _in_python(rule: nfkeep.Rule | str) -> float:
         tx.append("INPUT", rule)
     taken = (time.perf_counter() - started) * 1e6
     with nfkeep.transaction() as tx:
-        tx.delete("INPUT", RULE)
+        tx.delete("INPUT", rule)
     return taken
 
 

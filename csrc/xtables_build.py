@@ -34,6 +34,7 @@ ffi.set_source(
         "csrc/xtables_commit.c",
         "csrc/xtables_scan.c",
         "csrc/xtables_lock.c",
+        "csrc/xtables_change.c",
         "csrc/xtables_recent.c",
         "csrc/xtables_walk.c",
         "csrc/xtables_walk_conntrack.c",

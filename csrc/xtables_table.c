@@ -13,7 +13,7 @@ static int read_table(nfk_table *table, int family, const char *name)
     int error;
 
     table->family = family;
-    table->fd = -1;
+    table->fd = table->lock = -1;
     if (strlen(name) >= sizeof(table->name))
         return ENOENT;
     strcpy(table->name, name);
@@ -52,6 +52,8 @@ void nfk_table_close(nfk_table *table)
     }
     if (table->fd >= 0)
         close(table->fd);
+    if (table->lock >= 0)
+        close(table->lock);
     nfk_block_free(table->replaced);
     free(table);
 }

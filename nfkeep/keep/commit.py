@@ -16,7 +16,8 @@ from nfkeep.keep.report import Outcome, Report
 from nfkeep.xtables import quota
 from nfkeep.xtables.tables import in_use
 
-_NOTHING = Report()
+NOTHING = Report()
+"""Of a change that concerns no state."""
 
 
 @attrs.frozen(slots=True)
@@ -51,14 +52,14 @@ def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool, along: Alo
     if len(tables) == 1 and not along and not tables[0].keeps_state:
         if tables[0].changed:
             tables[0].write()
-        return _NOTHING
+        return NOTHING
     changed = [each for each in tables if each.changed]
     if not changed:
-        return _NOTHING
+        return NOTHING
     afters = [each.observe_after() for each in changed]
     if len(changed) == 1 and not along and afters[0] is None:
         changed[0].write()
-        return _NOTHING
+        return NOTHING
     befores = [each.before or _stateless(each) for each in changed]
     wanted = [after or _stateless(each) for each, after in zip(changed, afters, strict=True)]
     plans = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import string
 import time
+from typing import TYPE_CHECKING
 
 from nfkeep.errors import ConflictError, InvalidRuleError, NfkeepError
 from nfkeep.keep.observe import Observation, observe
@@ -11,6 +12,9 @@ from nfkeep.model import Family, Rule
 from nfkeep.xtables.stateful import KEEPING
 from nfkeep.xtables.tables import TableHandle, check_name, check_place
 from nfkeep.xtables.text import parse
+
+if TYPE_CHECKING:
+    from nfkeep.xtables.lock import Surroundings
 
 _MOMENT_SECONDS = 0.001
 _LONGEST_CHAIN_NAME = 28  # XT_EXTENSION_MAXNAMELEN - 1
@@ -114,6 +118,30 @@ class TableEdits:
         self._read_seconds = self._read_at - started
         if handle.has(KEEPING):
             self._before = observe(handle)
+
+    def begin(self, around: Surroundings) -> bool:
+        """Take the lock and read the table at once, if that is all there is to it; False with nothing done if not."""
+        self._handle = handle = TableHandle.begin(self.table, self.family, around)
+        if handle is None:
+            return False
+        if around.pointer.keeps:
+            try:
+                self._before = observe(handle)
+            except BaseException:
+                self.close()
+                raise
+        return True
+
+    def finish(self, around: Surroundings) -> bool:
+        """After `begin`: write the table and give the lock back at once, or say False with nothing done.
+
+        That is if the table keeps state, or was not read just now. Raises as `write` does.
+        """
+        handle = self._handle
+        if not self.changed or self._before is not None or handle is None or not handle.finish(around):
+            return False
+        self._handle = None
+        return True
 
     def observe_after(self) -> Observation | None:
         """The table as it is to be; None if nothing in it keeps state, before or after."""

@@ -5,12 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal
 
 from nfkeep.errors import NfkeepError
-from nfkeep.keep.commit import ALONE, commit
+from nfkeep.keep import rundir
+from nfkeep.keep.commit import ALONE, NOTHING, commit
 from nfkeep.keep.editing import TableEdits
 from nfkeep.keep.recovery import recover_locked
 from nfkeep.keep.report import Report
 from nfkeep.model import Family
-from nfkeep.xtables.lock import XtablesLock
+from nfkeep.xtables import lock
+from nfkeep.xtables.lock import Surroundings, XtablesLock
+from nfkeep.xtables.stateful import KEEPING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 OnLoss = Literal["report", "refuse"]
+
+_AROUND = Surroundings(lock=(lock.VARIABLE, lock.DEFAULT_PATH), run=(rundir.VARIABLE, rundir.DEFAULT), keeping=KEEPING)
 
 
 class _Block:
@@ -29,14 +34,18 @@ class _Block:
 
     _report: Report | None = None
     _used = False
+    _lock: XtablesLock | None = None
 
-    def __init__(self, tables: Sequence[TableEdits], on_loss: OnLoss, hold: bool, lock_timeout: float | None) -> None:
+    def __init__(self, on_loss: OnLoss, hold: bool, lock_timeout: float | None) -> None:
         if on_loss not in ("report", "refuse"):
             raise NfkeepError(f'on_loss is "report" or "refuse", not {on_loss!r}')
         self.on_loss = on_loss
         self.hold = hold
-        self._tables = tables
-        self._lock = XtablesLock(lock_timeout)
+        self._lock_timeout = lock_timeout
+
+    @property
+    def _tables(self) -> Sequence[TableEdits]:
+        raise NotImplementedError
 
     @property
     def report(self) -> Report:
@@ -49,6 +58,7 @@ class _Block:
         if self._used:
             raise NfkeepError("a transaction is for one use")
         self._used = True
+        self._lock = XtablesLock(self._lock_timeout)
         self._lock.acquire()
         try:
             recover_locked()
@@ -71,7 +81,8 @@ class _Block:
     def _discard(self) -> None:
         for each in self._tables:
             each.close()
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
 
 class Transaction(TableEdits, _Block):
@@ -87,7 +98,30 @@ class Transaction(TableEdits, _Block):
         lock_timeout: float | None = 60.0,
     ) -> None:
         TableEdits.__init__(self, table, family)
-        _Block.__init__(self, (self,), on_loss, hold, lock_timeout)
+        _Block.__init__(self, on_loss, hold, lock_timeout)
+
+    @property
+    def _tables(self) -> Sequence[TableEdits]:
+        return (self,)
+
+    def __enter__(self) -> Self:
+        # Step by step where something is out of the ordinary: what is common should cost little more than in C.
+        if self._used or not self.begin(_AROUND):
+            return super().__enter__()
+        self._used = True
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if kind is None and self.along is ALONE and self.finish(_AROUND):
+                self._report = NOTHING
+                return
+        except BaseException:
+            self._discard()
+            raise
+        super().__exit__(kind, error, trace)
 
 
 class Transactions(_Block):
@@ -105,7 +139,11 @@ class Transactions(_Block):
         lock_timeout: float | None = 60.0,
     ) -> None:
         self._by_name = {(table, family): TableEdits(table, family) for table, family in tables}
-        super().__init__(tuple(self._by_name.values()), on_loss, hold, lock_timeout)
+        super().__init__(on_loss, hold, lock_timeout)
+
+    @property
+    def _tables(self) -> Sequence[TableEdits]:
+        return tuple(self._by_name.values())
 
     def __getitem__(self, name: tuple[str, Family]) -> TableEdits:
         try:

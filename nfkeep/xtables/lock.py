@@ -11,6 +11,7 @@ import threading
 import time
 
 from nfkeep.errors import LockTimeoutError, PermissionDeniedError
+from nfkeep.xtables._ffi import Surroundings as Surroundings
 from nfkeep.xtables._ffi import is_absent as is_absent
 from nfkeep.xtables._ffi import try_lock
 

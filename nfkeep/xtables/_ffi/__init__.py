@@ -4,6 +4,7 @@ C memory has one owner each, `TableHandle` or `WalkHandle`; text calls are seria
 keep global state.
 """
 
+from nfkeep.xtables._ffi.beginning import Surroundings as Surroundings
 from nfkeep.xtables._ffi.beginning import is_absent, try_lock
 from nfkeep.xtables._ffi.rules import format_entry, parse_words, require_target
 from nfkeep.xtables._ffi.tables import TableHandle, read_image

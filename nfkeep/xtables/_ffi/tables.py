@@ -24,6 +24,8 @@ from nfkeep.xtables.image import Image
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from nfkeep.xtables._ffi.beginning import Surroundings
+
 _LARGEST = 1 << 16
 """Bytes of an entry at most: its next_offset has 16 bits."""
 
@@ -49,6 +51,31 @@ class TableHandle:
         self._table = lib.nfk_table_open(family.value, name.encode())
         if not self._table:
             raise _open_error(name, family, ffi.errno)
+
+    @classmethod
+    def begin(cls, name: str, family: Family, around: Surroundings) -> TableHandle | None:
+        """The table, and the xtables lock with it until `finish` or `close`, both in one call.
+
+        None, with nothing held, if somebody has the lock, there is a run directory, or the table cannot be read.
+        """
+        table = lib.nfk_change_begin(family._value_, name.encode(), around.pointer)
+        if not table:
+            return None
+        handle = cls.__new__(cls)
+        handle.name, handle.family, handle._committed, handle._table = name, family, False, table
+        return handle
+
+    def finish(self, around: Surroundings) -> bool:
+        """`commit` and `close` in one call, after `begin`; False, with nothing done, if it is not as simple as that.
+
+        That is if a rule keeps state, or if the table was not read just now.
+        """
+        result = lib.nfk_change_end(self._table, around.pointer)
+        if result == 0:
+            self._table = ffi.NULL
+        elif result != lib.NFK_STEP_BY_STEP:
+            self._written(result)
+        return bool(result == 0)
 
     def close(self) -> None:
         """Free the C memory; further use is an error. Idempotent."""
@@ -230,7 +257,9 @@ class TableHandle:
         """
         if self._committed:
             raise NfkeepError(f"the table {self.name} was written already; open it again for another change")
-        result = lib.nfk_table_commit(self._table)
+        self._written(lib.nfk_table_commit(self._table))
+
+    def _written(self, result: int) -> None:
         self._committed = result <= 0
         if result == 0:
             return
@@ -284,7 +313,7 @@ class TableHandle:
     def _insert(self, chain: str, rule: Rule, index: int) -> None:
         if rule.family is not self.family:
             raise self._other_family(rule)
-        entry, counted, name = rule.entry, rule.counters, os.fsencode(chain)
+        entry, counted, name = rule.entry, rule.counters, chain.encode(errors="surrogateescape")
         error = lib.nfk_rule_insert(self._table, name, index, entry, len(entry), counted.packets, counted.bytes)
         if error:
             raise self._refused(error, "insert", chain, rule)
