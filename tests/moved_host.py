@@ -28,9 +28,11 @@ if TYPE_CHECKING:
 LIMIT = 10
 LOCAL, DIRECT, BEHIND = 8000, 873, 8730
 """Ports: of the gateway's own service, and of the one behind it, as dialled and as it is."""
-UDP, SPENT, LAST = 9000, 7, 9001
-"""Ports: where datagrams are welcome, where a quota has been used in part, and where what is sent last is welcome."""
-QUOTA = 100_000
+UDP, SPENT, DRAINED = 9000, 7, 8
+"""Ports: where datagrams are welcome, where a quota has been used in part, and where tokens have."""
+LAST = {SPENT: 9001, DRAINED: 9002}
+"""For these two: where what is sent last is welcome."""
+QUOTA, TOKENS = 100_000, 40
 SECONDS = 3600
 BANNED = "banned"
 
@@ -112,9 +114,9 @@ class MovedHost:
         texts = (self.namespace.run(f"{name}-legacy-save -c").stdout for name in ("iptables", "ip6tables"))
         return _counted("".join(texts), r"\[(\d+):(\d+)\] -A")
 
-    def quota(self) -> Spender:
-        """Somebody who spends the quota."""
-        return Spender(self.network)
+    def spender(self, port: int) -> Spender:
+        """Somebody who spends the quota, or tokens."""
+        return Spender(self.network, port)
 
 
 def _counted(text: str, counters: str) -> set[Counters]:
@@ -126,11 +128,11 @@ def _set(family: Family) -> str:
 
 
 class Spender:
-    """Sends datagrams of 1000 bytes under the quota, and tells how many arrive."""
+    """Sends datagrams of 1000 bytes to a port, and tells how many arrive."""
 
-    def __init__(self, network: Gateway) -> None:
-        self._to = str(network.gateway_address(Family.IPV4)), SPENT
-        self._last = str(network.gateway_address(Family.IPV4)), LAST
+    def __init__(self, network: Gateway, port: int) -> None:
+        self._to = str(network.gateway_address(Family.IPV4)), port
+        self._last = str(network.gateway_address(Family.IPV4)), LAST[port]
         with network.gateway:
             self._receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
             self._receiver.bind(self._to)
@@ -232,9 +234,11 @@ def _rules(network: Gateway, family: Family, lists: tuple[str, ...], idle: int) 
         "-A INPUT -i lo -j ACCEPT", *(f"-A INPUT {rule}" for rule in shut_out),
         f"-A INPUT -p tcp --syn -m tcp --dport {LOCAL} {limit}", f"-A INPUT {known}",
         f"-A INPUT -p udp -m udp --dport {SPENT} -m quota --quota {QUOTA} -j ACCEPT",
+        f"-A INPUT -p udp -m udp --dport {DRAINED} -m hashlimit --hashlimit-upto 10/hour --hashlimit-burst {TOKENS}"
+        " --hashlimit-mode srcip --hashlimit-name drained --hashlimit-htable-expire 3600000 -j ACCEPT",
         f"-A INPUT -p {icmp} -m limit --limit 1000/sec -j ACCEPT",
         f"-A INPUT -p tcp -m multiport --dports 22,25,{LOCAL} -j ACCEPT",
-        f"-A INPUT -p udp -m udp --dport {LAST} -j ACCEPT",
+        f"-A INPUT -p udp -m udp --dport {min(LAST.values())}:{max(LAST.values())} -j ACCEPT",
         f"-A INPUT -p udp -m udp --dport {UDP} -m mark --mark 0x5/0xf -j ACCEPT", "-A INPUT -j own",
         *(f"-A FORWARD {rule}" for rule in shut_out),
         f"-A FORWARD -i cli0 -p tcp --syn -m tcp --dport {BEHIND} {limit}", f"-A FORWARD {known}",

@@ -376,3 +376,18 @@ def test_the_way_back(sender: Callable[..., Sender]) -> None:
     assert here.send(BY_SOURCE[0], 2) == 2
     here.rollback()
     assert here.send(BY_SOURCE[0], MOST) == 6
+
+
+def test_full_after_a_confirmed_move_is_undone(sender: Callable[..., Sender]) -> None:
+    """The kernel lets nobody write into a table of hashlimit: that they begin full is told."""
+    key = BY_SOURCE[0]
+    moved = sender(
+        Family.IPV4, [f"{HASHLIMIT} --hashlimit-upto 10/hour --hashlimit-burst 9 -j RETURN", "-j DROP"], [key]
+    )
+    assert moved.send(key, 5) == 5
+    moved.apply()
+    with moved.namespace:
+        cutover.confirm()
+    told = moved.told(moved.rollback())
+    assert told == [("IPv4 x", Fidelity.LOST, "confirmed before, so that every key begins full")]
+    assert moved.send(key, MOST) == 9

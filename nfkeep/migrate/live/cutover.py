@@ -247,7 +247,8 @@ def _undo(done: Record) -> Report:
         found = copies.give_back(done, found)
         done = _save(copies.given_back(done), "iptables-nft has its rules again")
         parking.empty(copies.present(done))
-    outcomes += found
+    told = {(each.kind, each.where) for each in outcomes}
+    outcomes += [each for each in found if (each.kind, each.where) not in told]
     _save(done, "rolled back: the rules of iptables are in force", state=ROLLED_BACK, deadline=None)
     return Report(tuple(outcomes), report.gate_seconds)
 

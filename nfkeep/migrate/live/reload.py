@@ -31,11 +31,19 @@ def reload(done: Record, *, parked: bool) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for family, name in record.FILES.items():
         if text := record.kept(name):
-            outcomes += _replaced(text, family)
+            outcomes += [*_replaced(text, family), *_emptied(text, family)]
             restore_iptables("legacy", family, parking.parked_text(text) if parked else text)
     if not parked:
         parking.count_again(parking.limited(done.legacy), lambda: None)
     return outcomes
+
+
+def _emptied(text: str, family: Family) -> Iterator[Outcome]:
+    """The tables of the hashlimit match, which went with their last rule: nobody can write into one."""
+    words = (rule.words for _, _, rule in rules_of(source_of(text, family)))
+    names = (each[each.index("--hashlimit-name") + 1] for each in words if "--hashlimit-name" in each)
+    for name in dict.fromkeys(names):
+        yield Outcome("hashlimit", f"{family} {name}", Fidelity.LOST, "confirmed before, so that every key begins full")
 
 
 def _replaced(text: str, family: Family) -> Iterator[Outcome]:
