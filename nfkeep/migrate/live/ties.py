@@ -174,7 +174,7 @@ def by_chain(rules: Iterable[SeenRule]) -> dict[str, list[SeenRule]]:
 
 def digest(rule: SeenRule) -> str:
     """What tells a rule from others that do something else, whatever it has counted."""
-    return hashlib.sha256(rule.meaning()).hexdigest()[:_DIGITS]
+    return hashlib.sha256(rule.meaning).hexdigest()[:_DIGITS]
 
 
 def save(ties: Ties) -> None:
