@@ -18,6 +18,7 @@ from nfkeep.migrate.parts import Statement
 from nfkeep.model import Counters, Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
+from nfkeep.nft.table_list import tables
 from nfkeep.xtables.tables import in_use, read_image
 
 if TYPE_CHECKING:
@@ -84,24 +85,28 @@ def added(some: Mapping[Where, Counters], more: Mapping[Where, Counters]) -> dic
 class Continuation:
     """The counters of one translation that is loaded: read on entry, so soon after iptables stands still.
 
-    A context manager; `text` is what was translated.
+    A context manager; `text` is what was translated. `handles`: those of its tables, as they were before that.
     """
 
     def __init__(self, translation: Translation, text: str, family: Family) -> None:
         self.translation, self.text, self.family = translation, text, family
         self.lines = lines_of(text, family)
         self.opened = BatchSocket()
-        number = family.value
-        listed = {table.name: list_rules(self.opened, number, table.name) for table in translation.tables}
-        self._there = {table: seen(number, rules) for table, rules in listed.items()}
+        self.handles = {each.name: each.handle for each in tables(self.opened) if each.family == family.value}
+        self._list()
+
+    def _list(self) -> None:
+        number = self.family.value
+        listed = {table.name: list_rules(self.opened, number, table.name) for table in self.translation.tables}
+        self.there = {table: seen(number, rules) for table, rules in listed.items()}
+        self.counting = counting_rules(self.translation, self.there, self.lines)
 
     def go_on(self, final: Mapping[Where, Counters]) -> int:
         """Have them go on from what iptables has counted in the end, and what has come since they were read.
 
         How many rules and policies of iptables that are.
         """
-        found = counting_rules(self.translation, self._there, self.lines)
-        counting = [_Counting(final[where], rules) for where, rules in found.items() if where in final]
+        counting = [_Counting(final[where], rules) for where, rules in self.counting.items() if where in final]
         wrong = [each for each in counting if each.missing != Counters()]
         settable = [each for each in wrong if each.first.settable]
         for at in range(0, len(settable), _AT_ONCE):
@@ -112,6 +117,8 @@ class Continuation:
             lines = [each.rules[0][0] for each in others]
             totals = self._totals(others)
             run_nft("".join(_replaced(line, *each) for line, each in zip(lines, totals, strict=True)))
+        if wrong:  # others stand in their places
+            self._list()
         return len(counting)
 
     def _totals(self, some: Sequence[_Counting]) -> list[tuple[SeenRule, Counters]]:

@@ -17,12 +17,9 @@ import attrs
 
 from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.live import record
-from nfkeep.migrate.live.counting import counting_rules
 from nfkeep.migrate.live.host import source_of
 from nfkeep.migrate.names import identifier
 from nfkeep.model import Counters, Family
-from nfkeep.nft.rule_counters import list_rules, seen
-from nfkeep.nft.table_list import tables
 from nfkeep.xtables.text import split
 
 if TYPE_CHECKING:
@@ -110,10 +107,7 @@ class Ties:
 
 def tie(made: Continuation, final: Mapping[Where, Counters], ipsets: str) -> FamilyTies:
     """What is tied in a family whose translation goes on from `final`. `ipsets`: what `ipset save` printed for it."""
-    family, translation = made.family, made.translation
-    number = family.value
-    there = {each.name: seen(number, list_rules(made.opened, number, each.name)) for each in translation.tables}
-    counting = counting_rules(translation, there, made.lines)
+    family, translation, there = made.family, made.translation, made.there
     places = {
         name: {rule.handle: at for some in by_chain(rules).values() for at, rule in enumerate(some)}
         for name, rules in there.items()
@@ -126,14 +120,13 @@ def tie(made: Continuation, final: Mapping[Where, Counters], ipsets: str) -> Fam
             lines = [*(each.line for each in chain.rules), chain.line]
             for at, (key, among) in enumerate(keys):
                 where = table.name, chain.name, at
-                if found := counting.get(where):
+                if found := made.counting.get(where):
                     tied = tuple((r.table, r.chain, places[r.table][r.handle]) for _, r in found)
                     base = final.get(where, Counters())
                     rules.append(Tie(table.name, key, among, base, tied, tuple(quotas.get(lines[at], ()))))
-    handles = {each.name: each.handle for each in tables(made.opened) if each.family == number}
     made_tables = {
         name: MadeTable(
-            handles[name],
+            made.handles[name],
             {chain: tuple((each.handle, digest(each)) for each in some) for chain, some in by_chain(listed).items()},
         )
         for name, listed in there.items()
@@ -179,10 +172,13 @@ def digest(rule: SeenRule) -> str:
 
 def save(ties: Ties) -> None:
     """Put it on the disk, beside the record."""
-    content = attrs.asdict(
-        ties, value_serializer=lambda _, __, value: value.name if isinstance(value, Family) else value
-    )
-    record.keep(FILE, json.dumps(content))
+    content = {
+        "boot": ties.boot,
+        "since": ties.since,
+        "generation": ties.generation,
+        "families": list(map(_written, ties.families)),
+    }
+    record.keep(FILE, json.dumps(content, separators=(",", ":"), check_circular=False))
 
 
 def load() -> Ties | None:
@@ -197,6 +193,25 @@ def load() -> Ties | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _written(tied: FamilyTies) -> dict[str, Any]:
+    return {
+        "family": tied.family.name,
+        "tables": {name: {"handle": each.handle, "chains": each.chains} for name, each in tied.tables.items()},
+        "rules": [
+            {
+                "table": each.table,
+                "key": each.key,
+                "among": each.among,
+                "base": {"packets": each.base.packets, "bytes": each.base.bytes},
+                "rules": each.rules,
+                "quotas": each.quotas,
+            }
+            for each in tied.rules
+        ],
+        "sets": [attrs.asdict(each) for each in tied.sets],
+    }
 
 
 def _family(found: Any) -> FamilyTies:
