@@ -194,29 +194,36 @@ def _placed(rule: SourceRule, words: tuple[str, ...], chains: Chains, *, once: b
     here: list[Option] = head
     known: Mapping[str, int] = _HEAD
     seen: set[str] = set()
-    following = iter(words)
+    at, end = 0, len(words)
     try:
-        for word in following:
-            negated = word == "!"
-            name = next(following) if negated else word
+        while at < end:
+            negated = words[at] == "!"
+            name = words[at + negated]
+            at += 1 + negated
             if name == "-m" and not negated:
-                match, here = next(following), []
+                match, here = words[at], []
                 matches.append((match, here))
                 known = _options(match_translator(match), "-m", match)
+                at += 1
                 seen.clear()
             elif name in ("-j", "-g") and not negated and target is None:
-                target, goto = (next(following), []), name == "-g"
+                target, goto = (words[at], []), name == "-g"
                 here, known = target[1], {}
+                at += 1
                 seen.clear()
                 if target[0] not in chains.own and (goto or target[0] not in VERDICTS):
                     known = _target_options(rule, target[0], chains, goto=goto)
             elif name in known and name not in seen:
                 if once:
                     seen.add(name)
-                here.append(Option(name, tuple([next(following) for _ in range(known[name])]), negated))
+                behind = at + known[name]
+                if behind > end:
+                    raise IndexError
+                here.append(Option(name, words[at:behind], negated))
+                at = behind
             else:
                 raise _OtherForm(f"{name!r} is not known here")
-    except StopIteration:
+    except IndexError:
         raise _OtherForm("a word is missing at the end") from None
     ready = tuple(Extension(name, tuple(options)) for name, options in matches)
     return ParsedRule(rule, tuple(head), ready, target and Extension(target[0], tuple(target[1])), goto)
