@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from nfkeep.migrate.parts import Simple
     from nfkeep.migrate.translation import Translation
 
+_COUNTER = ("counter", "counter ")
 _AT_ONCE = 10
 """Rules that are set in one go: more of them, and more packets would pass meanwhile."""
 
@@ -107,7 +108,8 @@ class Continuation:
         How many rules and policies of iptables that are.
         """
         counting = [_Counting(final[where], rules) for where, rules in self.counting.items() if where in final]
-        wrong = [each for each in counting if each.missing != Counters()]
+        nothing = Counters()
+        wrong = [each for each in counting if each.missing != nothing]
         settable = [each for each in wrong if each.first.settable]
         for at in range(0, len(settable), _AT_ONCE):
             some = settable[at : at + _AT_ONCE]
@@ -152,11 +154,12 @@ class _Counting:
     @property
     def missing(self) -> Counters:
         """What all of them together have too little, or, below zero, too much."""
-        counted = [rule.counters for _, rule in self.rules if rule.counters is not None]
-        return Counters(
-            self.final.packets - sum(each.packets for each in counted),
-            self.final.bytes - sum(each.bytes for each in counted),
-        )
+        packets, octets = self.final.packets, self.final.bytes
+        for _, rule in self.rules:
+            if rule.counters is not None:
+                packets -= rule.counters.packets
+                octets -= rule.counters.bytes
+        return Counters(packets, octets)
 
 
 def _replaced(line: Line, rule: SeenRule, total: Counters) -> str:
@@ -201,9 +204,11 @@ def counting_rules(
 
 def _counts(line: Line) -> bool | None:
     """Whether a line begins with what was counted before, or from zero; None if it has no counter."""
-    first = next(filter(_is_counter, line.parts), None)
-    return None if first is None else str(first) != "counter"
+    for part in line.parts:
+        if isinstance(part, Statement) and part.text[:8] in _COUNTER:
+            return part.text != "counter"
+    return None
 
 
 def _is_counter(part: Simple) -> bool:
-    return isinstance(part, Statement) and (part.text == "counter" or part.text.startswith("counter "))
+    return isinstance(part, Statement) and part.text[:8] in _COUNTER

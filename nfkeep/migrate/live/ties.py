@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.live import record
-from nfkeep.migrate.live.host import source_of
+from nfkeep.migrate.live.host import sets_of, source_of
 from nfkeep.migrate.names import identifier
+from nfkeep.migrate.parts import Statement
 from nfkeep.model import Counters, Family
 from nfkeep.xtables.text import split
 
@@ -149,6 +149,8 @@ def rule_keys(chain: str, rules: Iterable[Sequence[str]], *, policy: bool) -> li
 
 def without_figures(words: Sequence[str]) -> Words:
     """A rule's words without the figures of its quotas, which every replace of ours writes anew."""
+    if "--quota" not in words:
+        return tuple(words)
     return tuple("" if at and words[at - 1] == "--quota" else word for at, word in enumerate(words))
 
 
@@ -243,14 +245,16 @@ def _quotas(translation: Translation) -> dict[int, list[tuple[str, str]]]:
     for table in translation.tables:
         for chain in table.chains:
             for line in chain.lines:
-                for named in filter(None, map(_QUOTA.fullmatch, map(str, line.parts))):
+                for part in line.parts:
+                    if not isinstance(part, Statement) or not (named := _QUOTA.fullmatch(part.text)):
+                        continue
                     if (table.name, named[1]) not in found.setdefault(line.source, []):
                         found[line.source].append((table.name, named[1]))
     return found
 
 
 def _sets(translation: Translation, ipsets: str) -> Iterator[TiedSet]:
-    names = {identifier(name): name for name in read_ipsets(ipsets)}
+    names = {identifier(name): name for name in sets_of(ipsets)}
     for table in translation.tables:
         for each in table.declarations:
             if each.kind == "set" and each.name in names:
