@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from nfkeep.migrate.parts import NEVER, AnyOf, NoneOf, Rows, Statement, Test
+from nfkeep.migrate.plenty import plenty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -27,7 +28,7 @@ _MOST_WAYS = 64
 _CHOICES = (AnyOf, NoneOf)
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Line:
     """One nft rule, or with `remark` a line that begins with `#`. `source`: the line of the rule it stands for.
 
@@ -62,7 +63,7 @@ class Chain:
         self.lines.append(Line(remark=text, source=source))
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Action:
     """What a rule does in the end: its statements, the last one perhaps a verdict; `leaves`: it returns, or goes.
 

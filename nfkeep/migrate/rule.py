@@ -12,10 +12,9 @@ import importlib.util
 import re
 from typing import TYPE_CHECKING, Protocol, cast
 
-import attrs
-
 from nfkeep.errors import InvalidRuleError
 from nfkeep.migrate.loss import Lost
+from nfkeep.migrate.plenty import plenty
 from nfkeep.migrate.withheld import put_back, withhold
 from nfkeep.xtables.text import Rule
 
@@ -33,7 +32,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 VERDICTS = frozenset({"ACCEPT", "DROP", "QUEUE", "RETURN"})
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Option:
     """One option as iptables-save prints it: `! --dport 22` is ("--dport", ("22",), negated)."""
 
@@ -51,7 +50,7 @@ class Option:
         return value
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Extension:
     """A match or a target with its options in the order of the text."""
 
@@ -66,7 +65,7 @@ class Extension:
         return " ".join((self.name, *map(str, self.options)))
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class ParsedRule:
     """A rule with everything in its place. `target` is None where a rule only counts; `goto`: `-g` instead of `-j`."""
 
@@ -125,7 +124,7 @@ class _OtherForm(Exception):
     """The words are not as iptables-save prints them, or say what no module covers."""
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Chains:
     """What a rule can jump to: the user chains of its `own` table; and chains that it cannot, `others`."""
 

@@ -15,7 +15,7 @@ from nfkeep.errors import InvalidRuleError
 from nfkeep.keep import quotas
 from nfkeep.keep.observe import observe_table
 from nfkeep.migrate.ipsets import read_ipsets
-from nfkeep.migrate.live import iptables_nft, record
+from nfkeep.migrate.live import collection, iptables_nft, record
 from nfkeep.migrate.live.commands import run_tool
 from nfkeep.migrate.live.owners import BOOT_FILES
 from nfkeep.migrate.live.stamps import ListEntries, read_list
@@ -55,6 +55,7 @@ class Host:
     boot_files: tuple[str, ...] = ()
 
 
+@collection.put_off()
 def read_host() -> Host:
     """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words."""
     with ThreadPoolExecutor(max_workers=1) as pool:  # ipset takes about as long as the tables

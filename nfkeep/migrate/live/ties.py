@@ -19,6 +19,7 @@ from nfkeep.migrate.live import record
 from nfkeep.migrate.live.host import sets_of, source_of
 from nfkeep.migrate.names import identifier
 from nfkeep.migrate.parts import Statement
+from nfkeep.migrate.plenty import plenty
 from nfkeep.model import Counters, Family
 from nfkeep.xtables.text import split
 
@@ -38,7 +39,7 @@ RuleKey = tuple[str, Words, int]
 """A rule's chain, words, and how many with the same words come before it; () as words: the chain's policy."""
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Tie:
     """A rule or policy of iptables: its table and key, and of how many with the same words it was one.
 
