@@ -10,8 +10,8 @@ who opens a connection waits so long.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import compileall
+import contextlib
 import cProfile
 import ipaddress
 import json
@@ -124,9 +124,12 @@ def measure(namespace: Namespace, runs: int, folder: Path) -> dict[str, list[Run
 
 
 def compiled(folder: Path) -> None:
-    """Have the byte code of the package, and have the processes that are started from now on use it."""
+    """Have the processes that are started from now on find the byte code of all that they import, but for modules that
+    only some rules need: of these the package's own."""
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = str(folder)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     compileall.compile_dir(Path(nfkeep.__file__).parent, quiet=1)
+    subprocess.run([sys.executable, "-c", COMMAND.replace("'apply'", "'apply', '--help'")], stdout=-3, check=True)
 
 
 def show(found: dict[str, list[Run]]) -> None:
