@@ -91,22 +91,28 @@ class Continuation:
 
     def __init__(self, translation: Translation, text: str, family: Family) -> None:
         self.translation, self.text, self.family = translation, text, family
-        self.lines = lines_of(text, family)
         self.opened = BatchSocket()
         self.handles = {each.name: each.handle for each in tables(self.opened) if each.family == family.value}
-        self._list()
+        self.there: dict[str, list[SeenRule]] = {}
+        self.counting: dict[Where, list[tuple[Line, SeenRule]]] = {}
+        self._listed = self._list()
+        self.lines = lines_of(text, family)
 
-    def _list(self) -> None:
+    def _list(self) -> dict[str, list[bytes]]:
         number = self.family.value
-        listed = {table.name: list_rules(self.opened, number, table.name) for table in self.translation.tables}
-        self.there = {table: seen(number, rules) for table, rules in listed.items()}
+        return {table.name: list_rules(self.opened, number, table.name) for table in self.translation.tables}
+
+    def _understand(self) -> None:
+        self.there = {table: seen(self.family.value, rules) for table, rules in self._listed.items()}
         self.counting = counting_rules(self.translation, self.there, self.lines)
 
     def go_on(self, final: Mapping[Where, Counters]) -> int:
         """Have them go on from what iptables has counted in the end, and what has come since they were read.
 
-        How many rules and policies of iptables that are.
+        How many rules and policies of iptables that are. From then on `there` has the rules of nft by table, and
+        `counting` those among them that count for each of iptables.
         """
+        self._understand()
         counting = [_Counting(final[where], rules) for where, rules in self.counting.items() if where in final]
         nothing = Counters()
         wrong = [each for each in counting if each.missing != nothing]
@@ -120,7 +126,8 @@ class Continuation:
             totals = self._totals(others)
             run_nft("".join(_replaced(line, *each) for line, each in zip(lines, totals, strict=True)))
         if wrong:  # others stand in their places
-            self._list()
+            self._listed = self._list()
+            self._understand()
         return len(counting)
 
     def _totals(self, some: Sequence[_Counting]) -> list[tuple[SeenRule, Counters]]:
