@@ -74,4 +74,19 @@ void nfk_dump_free(nfk_dump *dump);
 int nfk_set_present(nfk_set *set, const uint8_t *keys, size_t count, uint8_t *present);
 /* How many there are; -errno. */
 int64_t nfk_set_count(nfk_set *set);
+
+/* Rules, as the kernel lists them: the attributes of a NFT_MSG_NEWRULE each. Where they say something is told as offset and
+ * length; without userdata its offset is 0. `counter`: where in the expressions the first counter begins, if `counted`. */
+typedef struct {
+    uint64_t handle, packets, bytes;
+    uint32_t table, table_length, chain, chain_length, expressions, expressions_length, userdata, userdata_length;
+    uint32_t counter, counted;
+    uint32_t meaning, meaning_length;
+} nfk_rule;
+/* `count` rules, one behind the other, each of so many bytes as `lengths` says. What each does goes into `meanings`, as
+ * netstrings (LENGTH:BYTES): of every expression its name and, unless it is one that counts, its values, with "" for the
+ * names of nameless sets; and the userdata. -EBADMSG for what is no rule, -ENOSPC if `room` is too small: it never is if it
+ * is twice the length of all, and 8 more for each rule. */
+int nfk_rules(const uint8_t *data, size_t length, const uint32_t *lengths, size_t count, nfk_rule *out,
+              uint8_t *meanings, size_t room);
 #endif

@@ -66,6 +66,9 @@ int nfk_chain_exists(nfk_table *table, const char *chain);
 /* NULL for a user chain. */
 const char *nfk_chain_policy(nfk_table *table, const char *chain, uint64_t *packets, uint64_t *bytes);
 
+/* The table as iptables-save prints it, with counters and without remarks. Not thread-safe, as all rule text. */
+void nfk_table_format(nfk_table *table, struct nfk_text *out);
+
 /* How many rules a chain has; -1 without such a chain. */
 int64_t nfk_chain_rules(nfk_table *table, const char *chain);
 /* A rule, valid until the table changes, and how many bytes it takes; NULL if there is none. */

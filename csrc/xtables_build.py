@@ -24,6 +24,7 @@ ffi.set_source(
     sources=[
         "csrc/xtables_text.c",
         "csrc/xtables_print.c",
+        "csrc/xtables_save.c",
         "csrc/xtables_options.c",
         "csrc/xtables_targets.c",
         "csrc/xtables_block.c",

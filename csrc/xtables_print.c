@@ -107,20 +107,8 @@ static void print_target(int family, const void *head, const struct xt_entry_tar
     }
 }
 
-/* Extensions believe what is in their data: a text without an end, or a number of parts that are not there, has them
- * read on. Behind this copy they find zeros. */
-enum { BEHIND = 1 << 15 };
-
-struct format {
-    int family;
-    const unsigned char *entry;
-};
-
-static void format_work(void *context)
+void nfk_entry_print(int family, const unsigned char *entry)
 {
-    const struct format *format = context;
-    int family = format->family;
-    const unsigned char *entry = format->entry;
     const struct ipt_ip *v4 = &((const struct ipt_entry *)entry)->ip;
     const struct ip6t_ip6 *v6 = &((const struct ip6t_entry *)entry)->ipv6;
     const void *head = family == AF_INET6 ? (const void *)v6 : (const void *)v4;
@@ -152,8 +140,7 @@ static void format_work(void *context)
     print_target(family, head, nfk_target(family, entry), flags & (family == AF_INET6 ? IP6T_F_GOTO : IPT_F_GOTO));
 }
 
-/* Whether the lengths inside an entry stay inside it, so that printing cannot read past its end. */
-static bool well_formed(int family, const unsigned char *entry, size_t length)
+bool nfk_entry_well_formed(int family, const unsigned char *entry, size_t length)
 {
     size_t at = nfk_head_size(family), target;
 
@@ -173,20 +160,41 @@ static bool well_formed(int family, const unsigned char *entry, size_t length)
         && strnlen(nfk_target(family, entry)->u.user.name, XT_EXTENSION_MAXNAMELEN) < XT_EXTENSION_MAXNAMELEN;
 }
 
-void nfk_rule_format(int family, const void *entry, size_t length, struct nfk_text *out)
+/* Extensions believe what is in their data: a text without an end, or a number of parts that are not there, has them
+ * read on. Behind the entry they find zeros. */
+unsigned char *nfk_entry_room(size_t length)
 {
+    enum { BEHIND = 1 << 15 };
     static max_align_t room[(UINT16_MAX + 1 + BEHIND) / sizeof(max_align_t)];
     static size_t used;
-    struct format format = {family, (unsigned char *)room};
 
-    if (!well_formed(family, entry, length)) {
+    memset(room, 0, used);
+    used = length;
+    return (unsigned char *)room;
+}
+
+struct format {
+    int family;
+    const unsigned char *entry;
+};
+
+static void format_work(void *context)
+{
+    const struct format *format = context;
+
+    nfk_entry_print(format->family, format->entry);
+}
+
+void nfk_rule_format(int family, const void *entry, size_t length, struct nfk_text *out)
+{
+    struct format format = {.family = family};
+
+    if (!nfk_entry_well_formed(family, entry, length)) {
         memset(out, 0, sizeof(*out));
         out->failed = 1;
         snprintf(out->reason, sizeof(out->reason), "these %zu bytes are not a rule", length);
         return;
     }
-    memset(room, 0, used);
-    memcpy(room, entry, length);
-    used = length;
+    format.entry = memcpy(nfk_entry_room(length), entry, length);
     nfk_guard_run(family, out, format_work, &format);
 }

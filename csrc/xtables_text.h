@@ -27,6 +27,13 @@ __attribute__((noreturn, format(printf, 2, 3))) void nfk_fail(enum xtables_exitt
 /* Runs `work` under the guard with the C library's output going to memory; the text becomes out->text. */
 void nfk_guard_run(int family, struct nfk_text *out, void (*work)(void *), void *context);
 
+/* Zeros for an entry of this length, and more of them behind it, until the next one is asked for. */
+unsigned char *nfk_entry_room(size_t length);
+/* Whether the lengths inside an entry stay inside it, so that printing cannot read past its end. */
+bool nfk_entry_well_formed(int family, const unsigned char *entry, size_t length);
+/* Prints an entry that lies there, as iptables-save does from the first option on, each behind a space. */
+void nfk_entry_print(int family, const unsigned char *entry);
+
 /* The extension behind a target's name in a family, NULL if there is none (then it may be a chain's name). */
 struct xtables_target *nfk_find_target(int family, const char *name);
 /* Has libxtables look for a target again; that it is not there is no error. */

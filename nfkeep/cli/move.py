@@ -14,7 +14,7 @@ import click
 from nfkeep.cli import progress, table
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.live import cutover, persist, record, watch
+from nfkeep.migrate.live import collection, cutover, persist, record, watch
 from nfkeep.migrate.live.host import read_host
 from nfkeep.migrate.live.plan import make_plan
 
@@ -43,7 +43,7 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
         raise click.UsageError("--probe wants --confirm, which says for how long")
     if probe and not watch.probed(_words(probe)):
         raise NfkeepError(f"the probe fails before anything is changed: {probe}")
-    with record.locked(wait=False), progress.steps(1 + cutover.STEPS) as tell:
+    with record.locked(wait=False), collection.put_off(), progress.steps(1 + cutover.STEPS) as tell:
         tell("reading the rules and translating them")
         made = make_plan(read_host(), try_out=False)
         cutover.check(made, accept_losses=accept_losses)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ipaddress
 import sys
 from collections.abc import Sequence
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
-from nfkeep.bans.values import Address
+if TYPE_CHECKING:
+    from nfkeep.bans.values import Address
 
 __all__ = ["by_address", "plain", "show"]
 

@@ -11,8 +11,6 @@ from nfkeep.migrate.parts import NEVER, Test
 from nfkeep.migrate.values import address_test
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from nfkeep.migrate.context import Context
     from nfkeep.migrate.parts import Part
     from nfkeep.migrate.rule import Option
@@ -29,10 +27,12 @@ _PROTOCOLS = {
 _KNOWN_TO_NFT = frozenset({"tcp", "udp", "udplite", "icmp", "icmpv6", "esp", "ah", "sctp", "dccp", "comp"})
 
 
-def head_parts(context: Context) -> Iterator[Part]:
+def head_parts(context: Context) -> list[Part]:
     """The parts for the head of the context's rule."""
+    parts: list[Part] = []
     for option in context.rule.head:
-        yield from _part(option, context)
+        parts += _part(option, context)
+    return parts
 
 
 @functools.lru_cache(maxsize=256)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from nfkeep.migrate.parts import NEVER, AnyOf, NoneOf, Rows, Statement, Test
+from nfkeep.migrate.plenty import plenty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -24,9 +25,10 @@ if TYPE_CHECKING:
 
 
 _MOST_WAYS = 64
+_CHOICES = (AnyOf, NoneOf)
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Line:
     """One nft rule, or with `remark` a line that begins with `#`. `source`: the line of the rule it stands for.
 
@@ -61,7 +63,7 @@ class Chain:
         self.lines.append(Line(remark=text, source=source))
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Action:
     """What a rule does in the end: its statements, the last one perhaps a verdict; `leaves`: it returns, or goes.
 
@@ -87,13 +89,15 @@ class Layout:
         if action.rows:
             body = self._body(action.rows, source)
             action = Action((*action.statements, Statement(f"jump {body.name}")), action.remark)
-        if NEVER in ready:
+        simple = not _has_choice(ready)
+        if not simple and NEVER in ready:
             ready = ready[: ready.index(NEVER)]
             if not any(map(_acts, ready)):
                 self.chain.remark(f"line {source}: no packet matches this rule", source)
                 return
             action = Action(())  # what comes first, as a list of recent that is added to, happens all the same
-        if all(isinstance(part, (Test, Statement)) for part in ready):
+            simple = not _has_choice(ready)
+        if simple:
             self.chain.add((*ready, *action.statements, *action.remark), source)  # type: ignore[arg-type]
         elif action.leaves:
             self._leave(ready, action, source)
@@ -143,7 +147,7 @@ def _all_ways(parts: Sequence[Part]) -> list[tuple[Simple, ...]]:
 
 def _acts(part: Part) -> bool:
     """Whether it may do more than look at the packet."""
-    if isinstance(part, (AnyOf, NoneOf)):
+    if isinstance(part, _CHOICES):
         return any(isinstance(each, Statement) for way in part.ways for each in way)
     return isinstance(part, Statement)
 
@@ -158,12 +162,12 @@ def _fork(
     rest: Chain | None,
 ) -> None:
     """Write parts and action into `chain`. `rest`: where a packet goes on that does not match, instead of returning."""
-    at = next((n for n, part in enumerate(parts) if isinstance(part, (AnyOf, NoneOf))), None)
+    at = next((n for n, part in enumerate(parts) if isinstance(part, _CHOICES)), None)
     if at is None:
         chain.add((*parts, *action.statements, *action.remark), source)  # type: ignore[arg-type]
         return
     choice = parts[at]
-    assert isinstance(choice, (AnyOf, NoneOf))
+    assert isinstance(choice, _CHOICES)
     inner = helper()
     chain.add((*parts[:at], Statement(f"{verb} {inner.name}")), source)  # type: ignore[arg-type]
     if isinstance(choice, AnyOf):
@@ -185,9 +189,20 @@ def _fork(
 
 def tidied(parts: Sequence[Part]) -> tuple[Part, ...]:
     """The same parts with simple choices written as sets, and without what others imply."""
-    simple = [part for each in parts for part in _simplified(each)]
-    needed = [part for n, part in enumerate(simple) if not _implied(part, simple, n + 1)]
+    simple = [part for each in parts for part in _simplified(each)] if _has_choice(parts) else parts
+    needed = [
+        part
+        for n, part in enumerate(simple)
+        if not (isinstance(part, Test) and part.left in _PROTOCOL and _implied(part, simple, n + 1))
+    ]
     return _apart(_once(needed))
+
+
+def _has_choice(parts: Iterable[Part]) -> bool:
+    for part in parts:  # noqa: SIM110 (most rules have two or three parts: a generator takes longer)
+        if isinstance(part, _CHOICES):
+            return True
+    return False
 
 
 def _once(parts: Iterable[Part]) -> tuple[Part, ...]:
@@ -200,12 +215,12 @@ def _once(parts: Iterable[Part]) -> tuple[Part, ...]:
 
 
 def _tests_only(part: Part) -> bool:
-    ways = part.ways if isinstance(part, (AnyOf, NoneOf)) else ((part,),)
+    ways = part.ways if isinstance(part, _CHOICES) else ((part,),)
     return all(isinstance(each, Test) for way in ways for each in way)
 
 
 def _simplified(part: Part) -> tuple[Part, ...]:
-    if not isinstance(part, (AnyOf, NoneOf)):
+    if not isinstance(part, _CHOICES):
         return (part,)
     if isinstance(part, NoneOf):
         if () in part.ways:
@@ -245,7 +260,7 @@ def _apart(parts: tuple[_P, ...]) -> tuple[_P, ...]:
             divided = unequal and "&" not in part.left and _NUMBER.fullmatch(value)
             apart.append(attrs.evolve(part, values=(f"{value}-{value}",)) if divided else part)
             unequal = True
-        elif isinstance(part, (AnyOf, NoneOf)):
+        elif isinstance(part, _CHOICES):
             apart.append(attrs.evolve(part, ways=tuple(map(_apart, part.ways))))
         else:
             apart.append(part)
@@ -255,9 +270,9 @@ def _apart(parts: tuple[_P, ...]) -> tuple[_P, ...]:
 _PROTOCOL = frozenset({"ip protocol", "meta l4proto"})
 
 
-def _implied(part: Part, parts: Sequence[Part], later: int) -> bool:
-    """Whether one of the tests from there on says the same: `tcp dport 22` looks at tcp only."""
-    if not isinstance(part, Test) or part.left not in _PROTOCOL or part.negated or len(part.values) != 1:
+def _implied(part: Test, parts: Sequence[Part], later: int) -> bool:
+    """Whether one of the tests from there on says the same as one of a protocol: `tcp dport 22` looks at tcp only."""
+    if part.negated or len(part.values) != 1:
         return False
     for each in parts[later:]:
         if not isinstance(each, Test):

@@ -16,7 +16,7 @@ _MANGLED = "x_"
 _LONGEST_COMMENT = 128  # octets; NFTNL_UDATA_COMMENT_MAXLEN in nft
 _LONGEST_INTERFACE = 15  # IFNAMSIZ - 1
 _AT_THE_END = {"+": "*", "*": r"\*"}
-_IN_COMMENTS = {'"': "'", **{chr(number): " " for number in (*range(0x20), 0x7F)}}
+_IN_COMMENTS = str.maketrans({'"': "'", **{chr(number): " " for number in (*range(0x20), 0x7F)}})
 
 
 def identifier(name: str) -> str:
@@ -60,7 +60,7 @@ def interface(name: str) -> str:
 
 def comment(text: str) -> str:
     """What of a comment fits into nft's: no quotes, no control characters, not too long."""
-    flat = "".join(_IN_COMMENTS.get(c, c) for c in text[:_LONGEST_COMMENT])
+    flat = text[:_LONGEST_COMMENT].translate(_IN_COMMENTS)
     while len(flat.encode(errors="surrogateescape")) > _LONGEST_COMMENT:
         flat = flat[:-1]
     return f'comment "{flat}"'

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-import attrs
+from nfkeep.migrate.plenty import plenty
 
 _BITS = "ct state"
 """One bit of it is set, always; a test of several is one operation then. Thousands of sets would load very slowly."""
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Test:
     """`left` is one of `values`, or with `negated` none of them.
 
@@ -36,7 +36,7 @@ class Test:
         return f"{self.left} {operator}{right}"
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Statement:
     """Anything else, as nft text: `limit rate 5/second`, `log prefix "x"`, `meta mark set 1`."""
 
@@ -49,7 +49,7 @@ class Statement:
 Simple: TypeAlias = "Test | Statement"
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class AnyOf:
     """At least one of these ways is open; each is a sequence that has to hold whole. No way at all: never.
 
@@ -61,7 +61,7 @@ class AnyOf:
     otherwise: str = ""
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class NoneOf:
     """No one of these ways is open: the exact opposite of AnyOf."""
 
@@ -71,7 +71,7 @@ class NoneOf:
 Part: TypeAlias = "Test | Statement | AnyOf | NoneOf"
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Rows:
     """What a target does in several rules, one after the other; each begins anew with the packet.
 

@@ -12,10 +12,9 @@ import importlib.util
 import re
 from typing import TYPE_CHECKING, Protocol, cast
 
-import attrs
-
 from nfkeep.errors import InvalidRuleError
 from nfkeep.migrate.loss import Lost
+from nfkeep.migrate.plenty import plenty
 from nfkeep.migrate.withheld import put_back, withhold
 from nfkeep.xtables.text import Rule
 
@@ -33,7 +32,7 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
 VERDICTS = frozenset({"ACCEPT", "DROP", "QUEUE", "RETURN"})
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Option:
     """One option as iptables-save prints it: `! --dport 22` is ("--dport", ("22",), negated)."""
 
@@ -51,7 +50,7 @@ class Option:
         return value
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Extension:
     """A match or a target with its options in the order of the text."""
 
@@ -66,7 +65,7 @@ class Extension:
         return " ".join((self.name, *map(str, self.options)))
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class ParsedRule:
     """A rule with everything in its place. `target` is None where a rule only counts; `goto`: `-g` instead of `-j`."""
 
@@ -125,7 +124,7 @@ class _OtherForm(Exception):
     """The words are not as iptables-save prints them, or say what no module covers."""
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Chains:
     """What a rule can jump to: the user chains of its `own` table; and chains that it cannot, `others`."""
 
@@ -194,29 +193,36 @@ def _placed(rule: SourceRule, words: tuple[str, ...], chains: Chains, *, once: b
     here: list[Option] = head
     known: Mapping[str, int] = _HEAD
     seen: set[str] = set()
-    following = iter(words)
+    at, end = 0, len(words)
     try:
-        for word in following:
-            negated = word == "!"
-            name = next(following) if negated else word
+        while at < end:
+            negated = words[at] == "!"
+            name = words[at + negated]
+            at += 1 + negated
             if name == "-m" and not negated:
-                match, here = next(following), []
+                match, here = words[at], []
                 matches.append((match, here))
                 known = _options(match_translator(match), "-m", match)
+                at += 1
                 seen.clear()
             elif name in ("-j", "-g") and not negated and target is None:
-                target, goto = (next(following), []), name == "-g"
+                target, goto = (words[at], []), name == "-g"
                 here, known = target[1], {}
+                at += 1
                 seen.clear()
                 if target[0] not in chains.own and (goto or target[0] not in VERDICTS):
                     known = _target_options(rule, target[0], chains, goto=goto)
             elif name in known and name not in seen:
                 if once:
                     seen.add(name)
-                here.append(Option(name, tuple([next(following) for _ in range(known[name])]), negated))
+                behind = at + known[name]
+                if behind > end:
+                    raise IndexError
+                here.append(Option(name, words[at:behind], negated))
+                at = behind
             else:
                 raise _OtherForm(f"{name!r} is not known here")
-    except StopIteration:
+    except IndexError:
         raise _OtherForm("a word is missing at the end") from None
     ready = tuple(Extension(name, tuple(options)) for name, options in matches)
     return ParsedRule(rule, tuple(head), ready, target and Extension(target[0], tuple(target[1])), goto)

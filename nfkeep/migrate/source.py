@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nfkeep.errors import InvalidRuleError
+from nfkeep.migrate.plenty import plenty
 from nfkeep.model import Counters, Family
 from nfkeep.xtables.tables import TABLES
 from nfkeep.xtables.text import split
@@ -31,7 +32,7 @@ _LONGEST_CHAIN = 28  # XT_EXTENSION_MAXNAMELEN - 1
 _LARGEST_COUNT = (1 << 64) - 1
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class SourceRule:
     """One `-A` line: its words behind the chain's name, unquoted, and what it had counted."""
 

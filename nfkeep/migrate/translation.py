@@ -179,7 +179,7 @@ def _fill(target: _Target, table: SourceTable) -> list[Loss]:
         if chain.assumed:
             losses.append(Loss(chain.line, "", f"chain {chain.name}", *_ASSUMED, Fidelity.APPROXIMATED))
         layout = Layout(nft_chain, target.chains.fresh)
-        where = _Where(target, table, chain, reachable, own, reached[chain.name])
+        where = _Where(target, table, chain, reachable, own, reached[chain.name], target.whole.source.family)
         for rule in chain.rules:
             losses += _rule(rule, where, layout)
         if chain.policy is not None:
@@ -197,11 +197,7 @@ class _Where:
     chains: Chains
     names: dict[str, Chain]
     hooks: frozenset[str]
-
-    @property
-    def family(self) -> Family:
-        """The source's."""
-        return self.target.whole.source.family
+    family: Family
 
     def context(self, parsed: ParsedRule) -> Context:
         """What the translators of a rule here get to know."""
@@ -268,7 +264,7 @@ def _rule(rule: SourceRule, where: _Where, layout: Layout) -> list[Loss]:
                     lost = error
                     objects.keep(known)
                     continue
-                losses = [*context.losses, *where.target.new(context.general)]
+                losses = context.losses + where.target.new(context.general)
                 for loss in losses:
                     layout.chain.remark(f"APPROXIMATED line {rule.line}: {loss.part}: {loss.reason}")
                 layout.add(parts, action, rule.line)
@@ -290,7 +286,7 @@ def _behind_conntrack(where: _Where) -> Layout:
 def _translated(parsed: ParsedRule, where: _Where) -> tuple[list[Part], Action, Context]:
     context = where.context(parsed)
     try:
-        parts = list(head_parts(context))
+        parts = head_parts(context)
     except (ValueError, LookupError) as error:
         raise Lost(f"its addresses, interfaces or protocol are not understood ({error})") from None
     parts += _match_parts(parsed, context)

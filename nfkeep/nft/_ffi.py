@@ -119,6 +119,25 @@ def ipset_lines(text: bytes, name: bytes, key_bytes: int, *, timed: bool) -> tup
     return (bytes(keys), seconds) if lines == room else None
 
 
+_RULE = struct.Struct("=3Q12I")  # nfk_rule
+assert _RULE.size == ffi.sizeof("nfk_rule")
+
+
+def rules(listed: Sequence[bytes]) -> tuple[bytes, bytes, Iterator[tuple[int, ...]]]:
+    """Rules as the kernel lists them: all of them in a row, what they do in a row, the fields of an nfk_rule each.
+
+    Raises NfkeepError for what is no rule.
+    """
+    data, lengths = b"".join(listed), array("I", map(len, listed))
+    found = bytearray(len(listed) * _RULE.size)
+    meanings = bytearray(2 * len(data) + 8 * len(listed))
+    held = [ffi.from_buffer(kind, of) for kind, of in (("uint32_t[]", lengths), ("nfk_rule[]", found))]
+    number = lib.nfk_rules(data, len(data), held[0], len(listed), held[1], ffi.from_buffer(meanings), len(meanings))
+    if number:
+        raise fail(-number, "reading rules that the kernel has listed")
+    return data, bytes(meanings), _RULE.iter_unpack(found)
+
+
 class ElementSocket:
     """One nfnetlink socket for the elements of any number of sets; it stays in the namespace that it was made in."""
 

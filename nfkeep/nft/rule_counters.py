@@ -8,12 +8,14 @@ of 0, and refuses that (nft_dynset_init()).
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import TYPE_CHECKING
 
 import attrs
 
 from nfkeep.model import Counters
+from nfkeep.nft import _ffi
 from nfkeep.nft.encode import NFT_MSG_NEWRULE, Message
 from nfkeep.nft.wire import attribute, attributes, attributes_at, nest, string
 
@@ -30,24 +32,22 @@ _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
 _INTO = 1  # NFTA_EXTHDR_DREG
 _TIMEOUT = 6  # NFTA_DYNSET_TIMEOUT
 _NAMELESS = (b"__set", b"__map")
-_COUNTING = frozenset({b"counter\0", b"quota\0", b"last\0"})
-
-_COUNTED = struct.Struct("=8s4s8s")
-_SECOND = struct.pack("=HH", 12, _PACKETS)
-_COUNTER = struct.pack("=HHHH8sHHHH", 44, 1, 12, _NAME, b"counter", 28, _DATA, 12, _BYTES)
-"""How the kernel begins a counter in a list of expressions (nft_counter_do_dump()); one that it writes otherwise is
-looked for attribute by attribute."""
 
 
 @attrs.frozen(slots=True)
 class SeenRule:
-    """A rule as the kernel lists it. `counters` are those of its first counter; None if it has none."""
+    """A rule as the kernel lists it. `counters` are those of its first counter; None if it has none.
+
+    `meaning`: what it does, whatever it has counted, and its comment: another one that does the same has the same.
+    Nameless sets have another name in each rule; what is in them is not looked at.
+    """
 
     family: int
     table: str
     chain: str
     handle: int
     counters: Counters | None
+    meaning: bytes
     _at: int
     _expressions: bytes
     _userdata: bytes | None
@@ -73,20 +73,6 @@ class SeenRule:
         what = f"the counter of rule {self.handle} of the chain {self.chain}"
         return Message(NFT_MSG_NEWRULE, _NLM_F_REPLACE, body, what, self.family)
 
-    def meaning(self) -> bytes:
-        """What it does, whatever it has counted, and its comment: another one that does the same has the same.
-
-        Nameless sets have another name in each rule; what is in them is not looked at.
-        """
-        parts = []
-        for _, expression in attributes(self._expressions):
-            told = dict(attributes(expression))
-            parts.append(told[_NAME])
-            if told[_NAME] not in _COUNTING:
-                values = attributes(told.get(_DATA, b""))
-                parts += [b"" if value.startswith(_NAMELESS) else value for _, value in values]
-        return b"".join(b"%d:%s" % (len(each), each) for each in [*parts, self._userdata or b""])
-
 
 def list_rules(opened: BatchSocket, family: int, table: str, chain: str = "") -> list[bytes]:
     """All rules of a chain, or of a table in the order of its chains, as the kernel lists them.
@@ -109,44 +95,33 @@ def read_again(opened: BatchSocket, rules: Sequence[SeenRule]) -> list[SeenRule]
         )
         for rule in rules
     ]
-    return [_seen(rule.family, data) for rule, data in zip(rules, opened.ask(questions), strict=True)]
+    answers = opened.ask(questions)
+    return seen(rules[0].family, answers) if rules else []
 
 
 def seen(family: int, listed: Sequence[bytes]) -> list[SeenRule]:
-    """What the kernel lists, understood."""
-    return [_seen(family, data) for data in listed]
-
-
-def _seen(family: int, data: bytes) -> SeenRule:
-    told = dict(attributes(data))
-    expressions = told.get(_EXPRESSIONS, b"")
-    at, counters = _counter(expressions)
-    return SeenRule(
-        family,
-        _text(told[_TABLE]),
-        _text(told[_CHAIN]),
-        int.from_bytes(told[_HANDLE], "big"),
-        counters,
-        at,
-        expressions,
-        told.get(_USERDATA),
-    )
-
-
-def _counter(expressions: bytes) -> tuple[int, Counters | None]:
-    at = expressions.find(_COUNTER)
-    if at >= 0:
-        octets, second, packets = _COUNTED.unpack_from(expressions, at + len(_COUNTER))
-        if second == _SECOND:
-            return at, Counters(int.from_bytes(packets, "big"), int.from_bytes(octets, "big"))
-    if b"counter\0" not in expressions:
-        return 0, None
-    for at, _, expression in attributes_at(expressions):
-        told = dict(attributes(expression))
-        if told[_NAME] == b"counter\0":
-            counted = dict(attributes(told[_DATA]))
-            return at, Counters(int.from_bytes(counted[_PACKETS], "big"), int.from_bytes(counted[_BYTES], "big"))
-    return 0, None
+    """What the kernel lists of rules of one family, understood. Raises NfkeepError for what is no rule."""
+    data, meanings, rows = _ffi.rules(listed)
+    text = functools.cache(_text)
+    found = []
+    for (
+        handle, packets, octets, table, table_length, chain, chain_length, at, length, userdata, userdata_length,
+        counter, counted, meaning, meaning_length,
+    ) in rows:  # fmt: skip
+        found.append(
+            SeenRule(
+                family,
+                text(data[table : table + table_length]),
+                text(data[chain : chain + chain_length]),
+                handle,
+                Counters(packets, octets) if counted else None,
+                meanings[meaning : meaning + meaning_length],
+                counter,
+                data[at : at + length],
+                data[userdata : userdata + userdata_length] if userdata else None,
+            )
+        )
+    return found
 
 
 def _refused(expressions: bytes) -> bool:
@@ -170,4 +145,4 @@ def _u64(number: int) -> bytes:
 
 
 def _text(value: bytes) -> str:
-    return value.rstrip(b"\0").decode(errors="surrogateescape")
+    return value.decode(errors="surrogateescape")

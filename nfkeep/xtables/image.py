@@ -13,10 +13,11 @@ import attrs
 from nfkeep.model import Counters, Family, Hook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 _TARGET_AND_NEXT_AT = {Family.IPV4: 88, Family.IPV6: 140}
 _COUNTERS_AT = {Family.IPV4: 96, Family.IPV6: 152}
+_OFFSETS, _PAIR = struct.Struct("=HH"), struct.Struct("=QQ")
 _ERROR = b"ERROR\0"  # XT_ERROR_TARGET: the head of a user chain, with its name behind, and the end of the table
 
 
@@ -38,22 +39,25 @@ class Image:
     def counters(self) -> list[Counters]:
         """The counters of each entry, in the kernel's order."""
         at = _COUNTERS_AT[self.family]
-        return [Counters(*struct.unpack_from("=QQ", self.entries, start + at)) for start, _ in self._walk()]
+        return [Counters(*_PAIR.unpack_from(self.entries, start + at)) for start, _ in self._walk()]
 
     def rules(self) -> Iterator[tuple[str, int, Counters, bytes]]:
         """Chain, position from 1, counters and bytes of each rule; a policy stands behind the rules."""
-        starts = [start for start, _ in self._walk()]
-        ends = [*starts[1:], len(self.entries)]
-        for place, counted, start, end in zip(self.places(), self.counters(), starts, ends, strict=True):
+        entries, at, walk = self.entries, _COUNTERS_AT[self.family], list(self._walk())
+        ends = [*(start for start, _ in walk[1:]), len(entries)]
+        for place, (start, _), end in zip(self._places(walk), walk, ends, strict=True):
             if place is not None:
-                yield (*place, counted, self.entries[start:end])
+                yield (*place, Counters(*_PAIR.unpack_from(entries, start + at)), entries[start:end])
 
     def places(self) -> list[tuple[str, int] | None]:
         """Chain and position from 1 of each entry; None for the heads of chains. A policy stands behind the rules."""
+        return self._places(self._walk())
+
+    def _places(self, walk: Iterable[tuple[int, int]]) -> list[tuple[str, int] | None]:
         starts = {self.hook_entries[hook]: hook.name for hook in Hook if self.valid_hooks >> hook & 1}
         chain, position = "", 0
         found: list[tuple[str, int] | None] = []
-        for start, target in self._walk():
+        for start, target in walk:
             if start in starts:
                 chain, position = starts[start], 0
             if self.entries.startswith(_ERROR, target + 2):
@@ -68,6 +72,6 @@ class Image:
         """Where each entry and its target begin."""
         at, start = _TARGET_AND_NEXT_AT[self.family], 0
         while start < len(self.entries):
-            target, following = struct.unpack_from("=HH", self.entries, start + at)
+            target, following = _OFFSETS.unpack_from(self.entries, start + at)
             yield start, start + target
             start += following

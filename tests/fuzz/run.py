@@ -31,6 +31,7 @@ HARNESSES = {
     "conntrack": ("conntrack", "conntrack_*.c netlink.c", KERNEL),
     "nft": ("nft", "nft_*.c netlink.c", KERNEL),
     "addresses": ("addresses", "nft_*.c netlink.c", []),
+    "rules": ("rules", "nft_*.c netlink.c", []),
 }
 
 

@@ -67,6 +67,15 @@ TARGETS = [
     "-p tcp -j DNAT --to-destination 192.0.2.9:80",
     "-j MASQUERADE", "-p tcp -j REDIRECT --to-ports 80", "-j SNAT --to-source 192.0.2.1",
 ]  # fmt: skip
+NFT_RULES = [
+    "counter",
+    'ip saddr 192.0.2.1 counter packets 3 bytes 180 drop comment "why"',
+    "tcp dport { 22, 80 } limit rate 3/second counter accept",
+    "tcp dport vmap { 22 : accept, 23 : drop }",
+    "quota over 1000 bytes quota name q counter",
+    'add @s { ip saddr } log prefix "fuzz" counter counter',
+    "ct count over 10 reject with tcp reset",
+]
 CHAINS = {"filter": "INPUT OUTPUT", "mangle": "PREROUTING OUTPUT", "nat": "PREROUTING POSTROUTING", "raw": "PREROUTING"}
 
 
@@ -78,6 +87,7 @@ def main() -> None:
         ("conntrack", conntrack),
         ("nft", nft),
         ("addresses", addresses),
+        ("rules", rules),
         ("recent", lists),
     ):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -196,6 +206,21 @@ def addresses() -> Iterator[bytes]:
     yield b"\n".join(b"10.0.%d.%d" % (number // 250, number % 250) for number in range(200))
     yield b"add n 192.0.2.1 timeout 5\nadd n 192.0.2.2 timeout 0\n"
     yield b"add n 2001:db8::1\nadd n ::ffff:192.0.2.1\nadd n 2001:db8::1\n"
+
+
+def rules() -> Iterator[bytes]:
+    """As rules.c wants them: what the kernel lists of some rules of nft."""
+    namespace = Namespace()
+    namespace.run(["nft", "add table ip t; add chain ip t c; add quota ip t q { over 1 mbytes; }"])
+    namespace.run(["nft", "add set ip t s { type ipv4_addr; size 8; flags dynamic; timeout 1m; }"])
+    for rule in NFT_RULES:
+        namespace.run(["nft", f"add rule ip t c {rule}"])
+    with namespace:
+        listed = [message[20:] for message in asked(10 << 8 | 7, 2)]  # NFT_MSG_GETRULE of NFPROTO_IPV4
+    namespace.close()
+    listed = [each for each in listed if len(each) > 4]  # the last message only ends the dump
+    for some in [listed, *([each] for each in listed)]:
+        yield b"".join(struct.pack("=H", len(each)) + each for each in some)
 
 
 def lists() -> Iterator[bytes]:

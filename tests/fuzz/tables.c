@@ -122,7 +122,8 @@ static bool is_printable(const struct xt_entry_match *extension)
     return whole || !name;
 }
 
-static void format(int family, const void *entry, size_t size)
+/* Whether it can be printed, and then prints it. */
+static bool format(int family, const void *entry, size_t size)
 {
     size_t at = nfk_head_size(family), target = nfk_target_offset(family, entry);
     struct nfk_text text;
@@ -133,12 +134,13 @@ static void format(int family, const void *entry, size_t size)
         printable &= is_printable(match);
     }
     if (!printable)
-        return;
+        return false;
     nfk_rule_format(family, entry, size, &text);
     nfk_text_free(&text);
+    return true;
 }
 
-static void look_at_rule(nfk_table *table, int family, const char *chain, size_t index)
+static bool look_at_rule(nfk_table *table, int family, const char *chain, size_t index)
 {
     size_t size;
     uint64_t packets, bytes;
@@ -147,7 +149,8 @@ static void look_at_rule(nfk_table *table, int family, const char *chain, size_t
     unsigned char *copy = malloc(size);
 
     nfk_rule_copy(table, rule, copy, &packets, &bytes);
-    format(family, copy, size);
+    bool printable = format(family, copy, size);
+
     /* The same, or one before it that is the same. */
     if (nfk_rule_find(table, chain, copy, size, &error) > (int64_t)index)
         __builtin_trap();
@@ -156,6 +159,7 @@ static void look_at_rule(nfk_table *table, int family, const char *chain, size_t
     if (info.what & 2)
         nfk_rule_rewrite(table, chain, index, copy, size);
     free(copy);
+    return printable;
 }
 
 static void look(nfk_table *table, int family)
@@ -163,13 +167,19 @@ static void look(nfk_table *table, int family)
     static const char *const names[] = {"recent", "connlimit", "LOG"};
     struct nfk_hit *hits;
     const char *chain;
+    struct nfk_text text;
     uint64_t packets, bytes;
     size_t found;
+    bool printable = true;
 
     for (size_t i = 0; (chain = nfk_chain_name(table, i)); i++) {
         nfk_chain_policy(table, chain, &packets, &bytes);
         for (int64_t k = 0; k < nfk_chain_rules(table, chain); k++)
-            look_at_rule(table, family, chain, k);
+            printable &= look_at_rule(table, family, chain, k);
+    }
+    if (printable) {
+        nfk_table_format(table, &text);
+        nfk_text_free(&text);
     }
     nfk_table_has(table, names, 3);
     if (!nfk_table_scan(table, names, 3, 1, &hits, &found))

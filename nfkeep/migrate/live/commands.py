@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from nfkeep.errors import NfkeepError, PermissionDeniedError, UnsupportedError
 from nfkeep.model import Family
@@ -25,21 +26,35 @@ def run_nft(script: str, *options: str) -> str:
 
 def run_tool(command: Sequence[str], text: str = "") -> str:
     """What a program prints that is given this text. Raises NfkeepError with its words, if it fails."""
+    # Files, not pipes: those have to be served, by a thread that others keep waiting.
+    with _in_memory(text) as given, _in_memory() as printed:
+        done = _run(command, given, printed)
+        if not done.returncode:
+            printed.seek(0)
+            return printed.read().decode(errors="surrogateescape")
+    said = done.stderr.decode(errors="replace").strip()
+    if "Operation not permitted" in said or "must be root" in said:
+        raise PermissionDeniedError(f"running {command[0]}", "root, or the capability CAP_NET_ADMIN")
+    raise NfkeepError(f"{command[0]}: {said or f'exit status {done.returncode}'}")
+
+
+def _run(command: Sequence[str], given: IO[bytes], printed: IO[bytes]) -> subprocess.CompletedProcess[bytes]:
     try:
-        done = subprocess.run(
-            command, input=text.encode(errors="surrogateescape"), capture_output=True, timeout=_SECONDS, check=False,
+        return subprocess.run(
+            command, stdin=given, stdout=printed, stderr=subprocess.PIPE, timeout=_SECONDS, check=False,
             pass_fds=tuple(held),
         )  # fmt: skip
     except FileNotFoundError:
         raise UnsupportedError(f"there is no command {command[0]} here", command[0]) from None
     except subprocess.TimeoutExpired:
         raise NfkeepError(f"{command[0]} did not end within {_SECONDS:.0f} seconds") from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip()
-        if "Operation not permitted" in said or "must be root" in said:
-            raise PermissionDeniedError(f"running {command[0]}", "root, or the capability CAP_NET_ADMIN")
-        raise NfkeepError(f"{command[0]}: {said or f'exit status {done.returncode}'}")
-    return done.stdout.decode(errors="surrogateescape")
+
+
+def _in_memory(text: str = "") -> IO[bytes]:
+    file = open(os.memfd_create("nfkeep"), "w+b")  # noqa: SIM115 (the caller closes it)
+    file.write(text.encode(errors="surrogateescape"))
+    file.seek(0)
+    return file
 
 
 def restore_iptables(variant: str, family: Family, text: str) -> None:

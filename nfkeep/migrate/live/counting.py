@@ -18,6 +18,7 @@ from nfkeep.migrate.parts import Statement
 from nfkeep.model import Counters, Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
+from nfkeep.nft.table_list import tables
 from nfkeep.xtables.tables import in_use, read_image
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from nfkeep.migrate.parts import Simple
     from nfkeep.migrate.translation import Translation
 
+_COUNTER = ("counter", "counter ")
 _AT_ONCE = 10
 """Rules that are set in one go: more of them, and more packets would pass meanwhile."""
 
@@ -84,25 +86,36 @@ def added(some: Mapping[Where, Counters], more: Mapping[Where, Counters]) -> dic
 class Continuation:
     """The counters of one translation that is loaded: read on entry, so soon after iptables stands still.
 
-    A context manager; `text` is what was translated.
+    A context manager; `text` is what was translated. `handles`: those of its tables, as they were before that.
     """
 
     def __init__(self, translation: Translation, text: str, family: Family) -> None:
         self.translation, self.text, self.family = translation, text, family
-        self.lines = lines_of(text, family)
         self.opened = BatchSocket()
-        number = family.value
-        listed = {table.name: list_rules(self.opened, number, table.name) for table in translation.tables}
-        self._there = {table: seen(number, rules) for table, rules in listed.items()}
+        self.handles = {each.name: each.handle for each in tables(self.opened) if each.family == family.value}
+        self.there: dict[str, list[SeenRule]] = {}
+        self.counting: dict[Where, list[tuple[Line, SeenRule]]] = {}
+        self._listed = self._list()
+        self.lines = lines_of(text, family)
+
+    def _list(self) -> dict[str, list[bytes]]:
+        number = self.family.value
+        return {table.name: list_rules(self.opened, number, table.name) for table in self.translation.tables}
+
+    def _understand(self) -> None:
+        self.there = {table: seen(self.family.value, rules) for table, rules in self._listed.items()}
+        self.counting = counting_rules(self.translation, self.there, self.lines)
 
     def go_on(self, final: Mapping[Where, Counters]) -> int:
         """Have them go on from what iptables has counted in the end, and what has come since they were read.
 
-        How many rules and policies of iptables that are.
+        How many rules and policies of iptables that are. From then on `there` has the rules of nft by table, and
+        `counting` those among them that count for each of iptables.
         """
-        found = counting_rules(self.translation, self._there, self.lines)
-        counting = [_Counting(final[where], rules) for where, rules in found.items() if where in final]
-        wrong = [each for each in counting if each.missing != Counters()]
+        self._understand()
+        counting = [_Counting(final[where], rules) for where, rules in self.counting.items() if where in final]
+        nothing = Counters()
+        wrong = [each for each in counting if each.missing != nothing]
         settable = [each for each in wrong if each.first.settable]
         for at in range(0, len(settable), _AT_ONCE):
             some = settable[at : at + _AT_ONCE]
@@ -112,6 +125,9 @@ class Continuation:
             lines = [each.rules[0][0] for each in others]
             totals = self._totals(others)
             run_nft("".join(_replaced(line, *each) for line, each in zip(lines, totals, strict=True)))
+        if wrong:  # others stand in their places
+            self._listed = self._list()
+            self._understand()
         return len(counting)
 
     def _totals(self, some: Sequence[_Counting]) -> list[tuple[SeenRule, Counters]]:
@@ -145,11 +161,12 @@ class _Counting:
     @property
     def missing(self) -> Counters:
         """What all of them together have too little, or, below zero, too much."""
-        counted = [rule.counters for _, rule in self.rules if rule.counters is not None]
-        return Counters(
-            self.final.packets - sum(each.packets for each in counted),
-            self.final.bytes - sum(each.bytes for each in counted),
-        )
+        packets, octets = self.final.packets, self.final.bytes
+        for _, rule in self.rules:
+            if rule.counters is not None:
+                packets -= rule.counters.packets
+                octets -= rule.counters.bytes
+        return Counters(packets, octets)
 
 
 def _replaced(line: Line, rule: SeenRule, total: Counters) -> str:
@@ -194,9 +211,11 @@ def counting_rules(
 
 def _counts(line: Line) -> bool | None:
     """Whether a line begins with what was counted before, or from zero; None if it has no counter."""
-    first = next(filter(_is_counter, line.parts), None)
-    return None if first is None else str(first) != "counter"
+    for part in line.parts:
+        if isinstance(part, Statement) and part.text[:8] in _COUNTER:
+            return part.text != "counter"
+    return None
 
 
 def _is_counter(part: Simple) -> bool:
-    return isinstance(part, Statement) and (part.text == "counter" or part.text.startswith("counter "))
+    return isinstance(part, Statement) and part.text[:8] in _COUNTER

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,26 +11,26 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from nfkeep.errors import InvalidRuleError
 from nfkeep.keep import quotas
 from nfkeep.keep.observe import observe_table
 from nfkeep.migrate.ipsets import read_ipsets
-from nfkeep.migrate.live import iptables_nft, record
+from nfkeep.migrate.live import collection, iptables_nft, record
 from nfkeep.migrate.live.commands import run_tool
 from nfkeep.migrate.live.owners import BOOT_FILES
 from nfkeep.migrate.live.stamps import ListEntries, read_list
 from nfkeep.migrate.recent import DEFAULT_NAME
 from nfkeep.migrate.source import read_source, rules_of
-from nfkeep.model import Family, Rule
+from nfkeep.model import Family
 from nfkeep.nft.table_list import table_handles
 from nfkeep.xtables.jiffies import read_clock
-from nfkeep.xtables.tables import TableHandle, in_use, read
+from nfkeep.xtables.tables import TableHandle, in_use
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.source import Source
-    from nfkeep.model import Counters, Table
 
 
 @attrs.frozen(slots=True)
@@ -54,6 +55,7 @@ class Host:
     boot_files: tuple[str, ...] = ()
 
 
+@collection.put_off()
 def read_host() -> Host:
     """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words."""
     with ThreadPoolExecutor(max_workers=1) as pool:  # ipset takes about as long as the tables
@@ -66,6 +68,8 @@ def read_host() -> Host:
         rules = {family: each[family] for family in Family for each in (compat, legacy) if family in each}
         if saving is None and any(map(_says_set, rules.values())):
             saving = pool.submit(run_tool, ["ipset", "save"])
+        if saving is not None and not saving.done():
+            _read_ahead(rules)
         ipsets = saving.result() if saving is not None else ""
     return Host(
         MappingProxyType(rules),
@@ -93,50 +97,39 @@ def sets_of(text: str) -> Mapping[str, IpSet]:
 
 def save_text(family: Family) -> str:
     """The legacy tables of a family as `iptables-save -c` prints them, but for those that let everything pass."""
-    return "".join(_table_text(table) for name in in_use(family) if _says_anything(table := read(name, family)))
+    found = []
+    for name in in_use(family):
+        with TableHandle(name, family) as handle:
+            if _says_anything(handle):
+                _have_whole_quotas(handle)
+                found.append(handle.save())
+    return "".join(found)
 
 
-def _says_anything(table: Table) -> bool:
-    return any(chain.rules or chain.policy != "ACCEPT" for chain in table.chains.values())
+def _says_anything(handle: TableHandle) -> bool:
+    for chain in handle.chains():
+        policy = handle.policy(chain)
+        if policy is None or policy[0] != "ACCEPT" or next(handle.rules(chain), None) is not None:
+            return True
+    return False
 
 
-def _table_text(table: Table) -> str:
-    lines = [f"*{table.name}"]
-    for chain in table.chains.values():
-        counted = _counted(chain.counters) if chain.counters else "[0:0]"
-        lines.append(f":{chain.name} {chain.policy or '-'} {counted}")
-    whole = _whole_quotas(table)
-    for chain in table.chains.values():
-        for number, rule in enumerate(chain.rules, 1):
-            written = whole.get((chain.name, number), rule)
-            lines.append(f"{_counted(rule.counters)} -A {chain.name} {_text(written)}".rstrip())
-    return "\n".join([*lines, "COMMIT", ""])
-
-
-def _text(rule: Rule) -> str:
-    """The rule as text. What looks into a set of ipset says its number, and its name is asked for each time."""
-    return str(rule) if b"set\0" in rule.entry.lower() else _printed(rule.entry, rule.family)
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _printed(entry: bytes, family: Family) -> str:
-    """The text of an entry: the same rules are read several times in a move."""
-    return str(Rule(family, entry))
-
-
-def _whole_quotas(table: Table) -> Mapping[tuple[str, int], Rule]:
-    """Rules in whose quota only a rest stands: with the whole, of which the rule's counter tells what is used up."""
-    if not any(b"quota\0" in rule.entry for chain in table.chains.values() for rule in chain.rules):
-        return {}
-    return quotas.from_the_beginning(observe_table(table.family, table.name))
-
-
-def _counted(counters: Counters) -> str:
-    return f"[{counters.packets}:{counters.bytes}]"
+def _have_whole_quotas(handle: TableHandle) -> None:
+    """Have the whole in the quotas in which only a rest stands: the rule's counter tells what of it is used up."""
+    if handle.has(("quota",)):
+        for (chain, number), rule in quotas.from_the_beginning(observe_table(handle.family, handle.name)).items():
+            handle.rewrite(chain, number, rule)
 
 
 def _says_set(text: str) -> bool:
     return "--match-set" in text or "-j SET" in text
+
+
+def _read_ahead(rules: Mapping[Family, str]) -> None:
+    """Have ready what will be asked for, while there is nothing else to do."""
+    with contextlib.suppress(InvalidRuleError):  # for those who ask
+        for family, text in rules.items():
+            source_of(text, family)
 
 
 def _look_into_sets() -> bool:

@@ -37,12 +37,13 @@ def bring_in(plan: Plan, again: Callable[[], Plan]) -> Plan:
     """
     if plan.host.iptables_nft:
         return again()
+    script = _asleep(plan)  # not by the thread, which would wait for its turn
     with ThreadPoolExecutor(max_workers=1) as pool:
-        loading = pool.submit(_load, plan)
+        loading = pool.submit(_load, script)
         fresh = again()
         loading.result()
     if not _only_members_differ(plan, fresh):
-        _load(fresh)
+        _load(_asleep(fresh))
     _fill(fresh)
     return fresh
 
@@ -55,11 +56,15 @@ def wake(plan: Plan) -> None:
     run_nft(plan.listed + "".join(f"table {family} {name}\n" for family, name in plan.tables))
 
 
-def _load(plan: Plan) -> None:
+def _asleep(plan: Plan) -> str:
     """Everything but the elements that come from sets of ipset."""
     tables = [table for each in plan.translations.values() for table in each.tables]
+    return "".join([f"{line}\n" for table in tables for line in table_lines(table, asleep=True, members=False)])
+
+
+def _load(script: str) -> None:
     try:
-        run_nft("".join(f"{line}\n" for table in tables for line in table_lines(table, asleep=True, members=False)))
+        run_nft(script)
     except NfkeepError as error:
         raise NfkeepError(f"this host's nft does not take the script: {error}") from error
 

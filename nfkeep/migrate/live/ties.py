@@ -15,14 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.live import record
-from nfkeep.migrate.live.counting import counting_rules
-from nfkeep.migrate.live.host import source_of
+from nfkeep.migrate.live.host import sets_of, source_of
 from nfkeep.migrate.names import identifier
+from nfkeep.migrate.parts import Statement
+from nfkeep.migrate.plenty import plenty
 from nfkeep.model import Counters, Family
-from nfkeep.nft.rule_counters import list_rules, seen
-from nfkeep.nft.table_list import tables
 from nfkeep.xtables.text import split
 
 if TYPE_CHECKING:
@@ -41,7 +39,7 @@ RuleKey = tuple[str, Words, int]
 """A rule's chain, words, and how many with the same words come before it; () as words: the chain's policy."""
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class Tie:
     """A rule or policy of iptables: its table and key, and of how many with the same words it was one.
 
@@ -110,10 +108,7 @@ class Ties:
 
 def tie(made: Continuation, final: Mapping[Where, Counters], ipsets: str) -> FamilyTies:
     """What is tied in a family whose translation goes on from `final`. `ipsets`: what `ipset save` printed for it."""
-    family, translation = made.family, made.translation
-    number = family.value
-    there = {each.name: seen(number, list_rules(made.opened, number, each.name)) for each in translation.tables}
-    counting = counting_rules(translation, there, made.lines)
+    family, translation, there = made.family, made.translation, made.there
     places = {
         name: {rule.handle: at for some in by_chain(rules).values() for at, rule in enumerate(some)}
         for name, rules in there.items()
@@ -126,14 +121,13 @@ def tie(made: Continuation, final: Mapping[Where, Counters], ipsets: str) -> Fam
             lines = [*(each.line for each in chain.rules), chain.line]
             for at, (key, among) in enumerate(keys):
                 where = table.name, chain.name, at
-                if found := counting.get(where):
+                if found := made.counting.get(where):
                     tied = tuple((r.table, r.chain, places[r.table][r.handle]) for _, r in found)
                     base = final.get(where, Counters())
                     rules.append(Tie(table.name, key, among, base, tied, tuple(quotas.get(lines[at], ()))))
-    handles = {each.name: each.handle for each in tables(made.opened) if each.family == number}
     made_tables = {
         name: MadeTable(
-            handles[name],
+            made.handles[name],
             {chain: tuple((each.handle, digest(each)) for each in some) for chain, some in by_chain(listed).items()},
         )
         for name, listed in there.items()
@@ -156,6 +150,8 @@ def rule_keys(chain: str, rules: Iterable[Sequence[str]], *, policy: bool) -> li
 
 def without_figures(words: Sequence[str]) -> Words:
     """A rule's words without the figures of its quotas, which every replace of ours writes anew."""
+    if "--quota" not in words:
+        return tuple(words)
     return tuple("" if at and words[at - 1] == "--quota" else word for at, word in enumerate(words))
 
 
@@ -174,15 +170,18 @@ def by_chain(rules: Iterable[SeenRule]) -> dict[str, list[SeenRule]]:
 
 def digest(rule: SeenRule) -> str:
     """What tells a rule from others that do something else, whatever it has counted."""
-    return hashlib.sha256(rule.meaning()).hexdigest()[:_DIGITS]
+    return hashlib.sha256(rule.meaning).hexdigest()[:_DIGITS]
 
 
 def save(ties: Ties) -> None:
     """Put it on the disk, beside the record."""
-    content = attrs.asdict(
-        ties, value_serializer=lambda _, __, value: value.name if isinstance(value, Family) else value
-    )
-    record.keep(FILE, json.dumps(content))
+    content = {
+        "boot": ties.boot,
+        "since": ties.since,
+        "generation": ties.generation,
+        "families": list(map(_written, ties.families)),
+    }
+    record.keep(FILE, json.dumps(content, separators=(",", ":"), check_circular=False))
 
 
 def load() -> Ties | None:
@@ -197,6 +196,25 @@ def load() -> Ties | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _written(tied: FamilyTies) -> dict[str, Any]:
+    return {
+        "family": tied.family.name,
+        "tables": {name: {"handle": each.handle, "chains": each.chains} for name, each in tied.tables.items()},
+        "rules": [
+            {
+                "table": each.table,
+                "key": each.key,
+                "among": each.among,
+                "base": {"packets": each.base.packets, "bytes": each.base.bytes},
+                "rules": each.rules,
+                "quotas": each.quotas,
+            }
+            for each in tied.rules
+        ],
+        "sets": [attrs.asdict(each) for each in tied.sets],
+    }
 
 
 def _family(found: Any) -> FamilyTies:
@@ -228,14 +246,16 @@ def _quotas(translation: Translation) -> dict[int, list[tuple[str, str]]]:
     for table in translation.tables:
         for chain in table.chains:
             for line in chain.lines:
-                for named in filter(None, map(_QUOTA.fullmatch, map(str, line.parts))):
+                for part in line.parts:
+                    if not isinstance(part, Statement) or not (named := _QUOTA.fullmatch(part.text)):
+                        continue
                     if (table.name, named[1]) not in found.setdefault(line.source, []):
                         found[line.source].append((table.name, named[1]))
     return found
 
 
 def _sets(translation: Translation, ipsets: str) -> Iterator[TiedSet]:
-    names = {identifier(name): name for name in read_ipsets(ipsets)}
+    names = {identifier(name): name for name in sets_of(ipsets)}
     for table in translation.tables:
         for each in table.declarations:
             if each.kind == "set" and each.name in names:

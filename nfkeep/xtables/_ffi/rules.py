@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from nfkeep.errors import InvalidRuleError
 from nfkeep.model import Counters, Family
 from nfkeep.xtables._ffi.door import ffi, lib, text
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 _text_lock = threading.Lock()
 
@@ -41,13 +41,22 @@ def parse_words(words: Sequence[str], family: Family) -> tuple[bytes, Counters]:
 
 def format_entry(entry: bytes, family: Family) -> str:
     """What iptables-save prints for an entry, from the first option on. Raises InvalidRuleError for other bytes."""
+    return _printed(lambda out: lib.nfk_rule_format(family.value, ffi.from_buffer(entry), len(entry), out)).strip()
+
+
+def format_table(table: Any) -> str:
+    """What iptables-save prints for an open table. Raises InvalidRuleError for one with bytes that are no rule."""
+    return _printed(lambda out: lib.nfk_table_format(table, out))
+
+
+def _printed(print_into: Callable[[Any], None]) -> str:
     out = ffi.new("struct nfk_text *")
     with _text_lock:
-        lib.nfk_rule_format(family.value, ffi.from_buffer(entry), len(entry), out)
+        print_into(out)
         try:
             if out.failed:
                 raise InvalidRuleError(text(out.reason))
-            return os.fsdecode(bytes(ffi.buffer(out.text, out.text_length))).strip()
+            return os.fsdecode(bytes(ffi.buffer(out.text, out.text_length)))
         finally:
             lib.nfk_text_free(out)
 

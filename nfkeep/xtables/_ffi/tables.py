@@ -17,7 +17,7 @@ from nfkeep.errors import (
 )
 from nfkeep.model import Counters, Family, Rule
 from nfkeep.xtables._ffi.door import ffi, lib, text
-from nfkeep.xtables._ffi.rules import require_target
+from nfkeep.xtables._ffi.rules import format_table, require_target
 from nfkeep.xtables.entry import decode
 from nfkeep.xtables.image import Image
 
@@ -153,6 +153,10 @@ class TableHandle:
             lib.nfk_rule_copy(self._table, rule, room, packets, octets)
             yield Rule(self.family, ffi.buffer(room, size[0])[:], Counters(packets[0], octets[0]))
             index += 1
+
+    def save(self) -> str:
+        """The table as `iptables-save -c` prints it, without remarks. Raises InvalidRuleError for what is no rule."""
+        return format_table(self._table)
 
     def has(self, names: tuple[str, ...]) -> bool:
         """Whether any rule carries a match or a target of one of `names`."""
