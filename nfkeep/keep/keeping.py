@@ -214,8 +214,6 @@ class Keeping:
             for table in self._first:
                 if self._touched(table, locked=locked):
                     _tried_again(functools.partial(self._restore, table))
-                    with TableHandle(table[1], table[0]) as handle:
-                        self._last[table] = handle.image()
 
     def _take_lock(self, stack: contextlib.ExitStack, *, wait: bool) -> bool:
         """With `wait` the gates stay shut no longer than they may."""
@@ -252,8 +250,12 @@ class Keeping:
             if limited(before):
                 _empty_counts(table)
             with TableHandle(name, family) as handle:
-                after = observe(handle)
+                after, seen = observe(handle), handle.image()
             report = put_back([change], [gate], [Replaced(after, quotas=None)], {}, keep_holds=True)
+        with TableHandle(name, family) as handle:
+            now = handle.image()
+            # Without the lock somebody may have followed at once: the next look must see that.
+            self._last[table] = now if handle.opened_as(seen) and not _lower(now, seen) else seen
         if table in self._shut:  # it has opened its gate: a later change in the same breath needs another one
             del self._shut[table]
         self._gate_seconds = max(self._gate_seconds, report.gate_seconds)

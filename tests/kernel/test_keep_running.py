@@ -9,14 +9,14 @@ import socket
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 import pytest
 from limited import LIMIT, Service, Shape, assert_count_kept
 
 import nfkeep
-from nfkeep import Family, Fidelity, NfkeepError
+from nfkeep import Family, Fidelity, NfkeepError, Report
 from nfkeep.keep import holding, keeping
 from nfkeep.testing import living, wait_until
 from nfkeep.xtables.lock import XtablesLock
@@ -338,6 +338,31 @@ def test_every_way_to_watch(start_service: Start, monkeypatch: pytest.MonkeyPatc
             service.plain("-F")
             service.plain(f"-A INPUT {INPUT.rule(873)}")
 
+    assert_count_kept(service, change)
+
+
+@pytest.mark.usefixtures("runner")
+def test_somebody_follows_at_once(start_service: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where only looks tell of changes, one that comes while the last one is put right is not taken for that."""
+    monkeypatch.setattr(keeping, "TableWatch", functools.partial(TableWatch, mode=Mode.LOOKING))
+    service = start_service(INPUT)
+    followed = threading.Event()
+    put_back = keeping.put_back
+
+    def put_back_and_follow(*arguments: Any, **options: Any) -> Report:
+        report = put_back(*arguments, **options)
+        if not followed.is_set():
+            service.plain("-F")
+            service.plain(f"-A INPUT {INPUT.rule(873)}")
+            followed.set()
+        return report
+
+    def change() -> None:
+        with service.gateway, nfkeep.keep():
+            service.plain("-A INPUT -s 192.0.2.1 -j DROP")
+            assert followed.wait(60)
+
+    monkeypatch.setattr(keeping, "put_back", put_back_and_follow)
     assert_count_kept(service, change)
 
 
