@@ -108,18 +108,17 @@ int nfk_lock_try(const char *variable, const char *otherwise);
 int nfk_is_absent(const char *variable, const char *otherwise);
 
 /* A whole change of a table in two calls: `begin` takes the lock, sees that there is no run directory, and opens the
- * table; closing it gives the lock back. `keeps` is for who has the lock: whether it has rules with one of `names`. NULL
- * if that is not all there is to it: nothing was done then. `end` commits and closes the table; NFK_STEP_BY_STEP if it has
- * such rules by now, or if it was read long ago: nothing was done then; else what nfk_table_commit() returns, and the
- * table is open still. */
+ * table; closing it gives the lock back. NULL if that is not all there is to it: nothing was done then. `keeps`: whether
+ * it had rules with one of `names`. `end` commits and closes the table; NFK_STEP_BY_STEP if it has such rules by now, or
+ * if it was read long ago: nothing was done then; else what nfk_table_commit() returns, and the table is open still. */
 struct nfk_surroundings {
     const char *lock_variable, *lock, *run_variable, *run;
     const char *const *names;
     size_t count;
-    int keeps;
 };
 #define NFK_STEP_BY_STEP 65536
-nfk_table *nfk_change_begin(int family, const char *name, struct nfk_surroundings *around);
+nfk_table *nfk_change_begin(int family, const char *name, const struct nfk_surroundings *around);
+int nfk_change_keeps(const nfk_table *table);
 int nfk_change_end(nfk_table *table, const struct nfk_surroundings *around);
 
 /* One command to the open file of a list of xt_recent, in a turn of its own: 1 done; 0 another program has had one since,

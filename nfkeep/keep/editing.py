@@ -124,7 +124,7 @@ class TableEdits:
         self._handle = handle = TableHandle.begin(self.table, self.family, around)
         if handle is None:
             return False
-        if around.pointer.keeps:
+        if handle.kept_state:
             try:
                 self._before = observe(handle)
             except BaseException:

@@ -58,7 +58,7 @@ def test_changed_and_closed_in_one_call(host: Namespace, around: Surroundings, f
     """The lock is had from `begin` on, and not any more after `finish`."""
     rule = "-i lo -j DROP"
     handle = begin(around, family=family)
-    assert (bool(around.pointer.keeps), is_locked()) == (False, True)
+    assert (handle.kept_state, is_locked()) == (False, True)
     handle.append("INPUT", Rule.parse(rule, family))
     assert handle.finish(around)
     assert not is_locked()
@@ -116,7 +116,7 @@ def test_what_keeps_state_goes_step_by_step(host: Namespace, around: Surrounding
     handle.close()
     host.run(["iptables-legacy", "-w", "-A", "INPUT", *rule.split()])
     handle = begin(around)
-    assert around.pointer.keeps
+    assert handle.kept_state
     assert not handle.finish(around)
     handle.close()
 

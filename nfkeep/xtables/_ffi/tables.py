@@ -65,6 +65,11 @@ class TableHandle:
         handle.name, handle.family, handle._committed, handle._table = name, family, False, table
         return handle
 
+    @property
+    def kept_state(self) -> bool:
+        """After `begin`: whether a rule kept state when the table was read."""
+        return bool(lib.nfk_change_keeps(self._table))
+
     def finish(self, around: Surroundings) -> bool:
         """`commit` and `close` in one call, after `begin`; False, with nothing done, if it is not as simple as that.
 
