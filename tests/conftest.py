@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import uuid
 from pathlib import Path
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
 pytest_plugins = ["nfkeep.testing.fixtures"]
 
 _SESSION = "NFKEEP_TEST_SESSION"  # in the environment of every process that a test starts
+
+
+def pytest_configure() -> None:
+    """What a shell runs in the background ignores Ctrl-C, and so would what tests start that press it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
