@@ -16,6 +16,7 @@ from nfkeep.errors import (
     UnsupportedError,
 )
 from nfkeep.model import Counters, Family, Rule
+from nfkeep.xtables._ffi import words
 from nfkeep.xtables._ffi.door import ffi, lib, text
 from nfkeep.xtables._ffi.rules import format_table, require_target
 from nfkeep.xtables.entry import decode
@@ -165,17 +166,17 @@ class TableHandle:
 
     def has(self, names: tuple[str, ...]) -> bool:
         """Whether any rule carries a match or a target of one of `names`."""
-        words, count, _ = _words(names)
-        return bool(lib.nfk_table_has(self._table, words, count))
+        named, count, _ = _words(names)
+        return bool(lib.nfk_table_has(self._table, named, count))
 
     def scan(self, names: tuple[str, ...], *, jumps: bool = True) -> list[tuple[int, int, Rule]]:
         """Rules that carry an extension of one of `names` or, with `jumps`, go to a user chain.
 
         As (index of the chain in `chains()`, position from 1, rule).
         """
-        words, count, _ = _words(names)
+        named, count, _ = _words(names)
         hits, found = ffi.new("struct nfk_hit **"), ffi.new("size_t *")
-        if lib.nfk_table_scan(self._table, words, count, jumps, hits, found):
+        if lib.nfk_table_scan(self._table, named, count, jumps, hits, found):
             raise MemoryError
         try:
             return [
@@ -242,7 +243,7 @@ class TableHandle:
         """Take out an empty, unreferenced user chain."""
         error = lib.nfk_chain_delete(self._table, self._name(chain))
         if error:
-            raise InvalidRuleError(f"{_WORDS.get(('delete chain', error), _UNNAMED)}: {chain}")
+            raise InvalidRuleError(f"{words.WORDS.get(('delete chain', error), words.UNNAMED)}: {chain}")
 
     def rename_chain(self, chain: str, name: str) -> None:
         """Rename a user chain; jumps follow it."""
@@ -273,7 +274,7 @@ class TableHandle:
         if result == 0:
             return
         error = abs(result)
-        why = _COMMIT_WORDS.get(error, os.strerror(error))
+        why = words.COMMIT_WORDS.get(error, os.strerror(error))
         if error == errno.EPERM:
             raise PermissionDeniedError(f"writing table {self.name}")
         if self._committed:
@@ -338,7 +339,7 @@ class TableHandle:
 
     def _check(self, error: int, doing: str = "") -> None:
         if error:
-            raise InvalidRuleError(_WORDS.get((doing, error), _UNNAMED))
+            raise InvalidRuleError(words.WORDS.get((doing, error), words.UNNAMED))
 
     def _refused(self, error: int, doing: str, chain: str, rule: Rule) -> InvalidRuleError:
         if not self.has_chain(chain):
@@ -346,7 +347,7 @@ class TableHandle:
         jump = decode(rule).jump
         if error == errno.ENOENT and jump is not None and not self.has_chain(jump):
             require_target(jump, self.family)
-        return InvalidRuleError(_WORDS.get((doing, error), _UNNAMED), str(rule))
+        return InvalidRuleError(words.WORDS.get((doing, error), words.UNNAMED), str(rule))
 
 
 def _layout(image: Image) -> tuple[Any, Any]:
@@ -359,34 +360,11 @@ def _layout(image: Image) -> tuple[Any, Any]:
     return layout, entries
 
 
-_UNNAMED = "No chain/target/match by that name"
-_WORDS = {  # as iptables says it, so that people find it
-    ("insert", errno.E2BIG): "Index of insertion too big",
-    ("insert", errno.EINVAL): "Target problem: a base chain cannot be jumped to",
-    ("replace", errno.E2BIG): "Index of replacement too big",
-    ("replace", errno.EINVAL): "Target problem: a base chain cannot be jumped to",
-    ("delete", errno.ENOENT): "Bad rule (does a matching rule exist in that chain?)",
-    ("delete at", errno.E2BIG): "Index of deletion too big",
-    ("delete chain", errno.EINVAL): "Can't delete built-in chain",
-    ("delete chain", errno.EMLINK): "Can't delete chain with references left",
-    ("delete chain", errno.ENOTEMPTY): "Chain is not empty",
-    ("create chain", errno.EEXIST): "Chain already exists",
-    ("create chain", errno.EINVAL): "Chain name too long",
-    ("policy", errno.ENOENT): "Bad built-in chain name",
-    ("policy", errno.EINVAL): "Bad policy name",
-}
-_COMMIT_WORDS = {
-    errno.ELOOP: "Loop found in table",
-    errno.ENOENT: "No chain/target/match by that name",
-    errno.EINVAL: "Invalid argument: an extension refuses its options, this table or this chain",
-}
-
-
 @functools.cache
 def _words(names: tuple[str, ...]) -> tuple[Any, int, list[Any]]:
     """Names as C takes them, how many, and what keeps them alive."""
-    words = [ffi.new("char[]", name.encode()) for name in names]
-    return ffi.new("char *[]", words), len(words), words
+    chars = [ffi.new("char[]", name.encode()) for name in names]
+    return ffi.new("char *[]", chars), len(chars), chars
 
 
 def _index(position: int) -> int:
