@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import shlex
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,12 +44,16 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
         raise click.UsageError("--probe wants --confirm, which says for how long")
     if probe and not watch.probed(_words(probe)):
         raise NfkeepError(f"the probe fails before anything is changed: {probe}")
-    with record.locked(wait=False), collection.put_off(), progress.steps(1 + cutover.STEPS) as tell:
-        tell("reading the rules and translating them")
-        made = make_plan(read_host(), try_out=False)
-        cutover.check(made, accept_losses=accept_losses)
-        waiting = None if seconds is None else functools.partial(watch.start, seconds, probe)
-        report = cutover.apply(made, tell, seconds=seconds, watch=waiting)
+    try:
+        with record.locked(wait=False), collection.put_off(), progress.steps(1 + cutover.STEPS) as tell:
+            tell("reading the rules and translating them")
+            made = make_plan(read_host(), try_out=False)
+            cutover.check(made, accept_losses=accept_losses)
+            waiting = None if seconds is None else functools.partial(watch.start, seconds, probe)
+            report = cutover.apply(made, tell, seconds=seconds, watch=waiting)
+    except KeyboardInterrupt:
+        print("interrupted; `nfkeep-migrate status` tells which rules are in force", file=sys.stderr)
+        raise
     _tell(report)
     if seconds is None:
         print("The rules of nft are in force. Now: nfkeep-migrate confirm, or nfkeep-migrate rollback")

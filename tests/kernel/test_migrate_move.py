@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -379,6 +380,27 @@ def test_killed_at_any_moment(mover: Mover) -> None:
         if mover.status()["state"] in ("applying", "applied"):
             mover("rollback")
         assert (mover.force(), without_counters(mover.legacy()), mover.nft()) == (OLD, before, "")
+
+
+@pytest.mark.parametrize("step", ["loading nft's rules", "putting the rules of iptables"])
+def test_ctrl_c(mover: Mover, step: str) -> None:
+    """A move that is interrupted is undone, whole; another one can follow at once."""
+    before = without_counters(mover.legacy())
+    process = mover.namespace.popen([*MIGRATE, "apply"], env=dict(os.environ), stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    told = iter(process.stderr)
+    assert any(step in line for line in told)
+    process.send_signal(signal.SIGINT)
+    said = "".join(told)
+    if process.wait() == 130:
+        assert "interrupted; `nfkeep-migrate status` tells" in said
+        assert (mover.force(), without_counters(mover.legacy()), mover.nft()) == (OLD, before, "")
+        assert mover.status()["state"] == "rolled back"
+    else:  # it came too late
+        assert (step.startswith("putting"), mover.force()) == (True, NEW)
+        mover("rollback")
+    mover("apply")
+    assert mover.force() == NEW
 
 
 def assert_complete(mover: Mover) -> None:
