@@ -14,7 +14,7 @@ from nfkeep.xtables.tables import TableHandle, check_name, check_place
 from nfkeep.xtables.text import parse
 
 if TYPE_CHECKING:
-    from nfkeep.xtables.lock import Surroundings
+    from nfkeep.xtables.tables import Surroundings
 
 _MOMENT_SECONDS = 0.001
 _LONGEST_CHAIN_NAME = 28  # XT_EXTENSION_MAXNAMELEN - 1

@@ -12,8 +12,9 @@ from nfkeep.keep.recovery import recover_locked
 from nfkeep.keep.report import Report
 from nfkeep.model import Family
 from nfkeep.xtables import lock
-from nfkeep.xtables.lock import Surroundings, XtablesLock
+from nfkeep.xtables.lock import XtablesLock
 from nfkeep.xtables.stateful import KEEPING
+from nfkeep.xtables.tables import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

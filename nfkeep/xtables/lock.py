@@ -11,7 +11,6 @@ import threading
 import time
 
 from nfkeep.errors import LockTimeoutError, PermissionDeniedError
-from nfkeep.xtables._ffi import Surroundings as Surroundings
 from nfkeep.xtables._ffi import is_absent as is_absent
 from nfkeep.xtables._ffi import try_lock
 

@@ -9,10 +9,20 @@ import attrs
 from nfkeep.errors import InvalidRuleError, PermissionDeniedError
 from nfkeep.model import Chain, Family, Hook, Rule, Table
 from nfkeep.xtables import text as _text  # noqa: F401  (gives the rules their text)
-from nfkeep.xtables._ffi import TableHandle, read_image
+from nfkeep.xtables._ffi import Surroundings, TableHandle, read_image
 from nfkeep.xtables.entry import INV_IN_INTERFACE, INV_OUT_INTERFACE, decode
 
-__all__ = ["TABLES", "TableHandle", "TableKind", "check_name", "check_place", "in_use", "read", "read_image"]
+__all__ = [
+    "TABLES",
+    "Surroundings",
+    "TableHandle",
+    "TableKind",
+    "check_name",
+    "check_place",
+    "in_use",
+    "read",
+    "read_image",
+]
 
 
 @attrs.frozen(slots=True)

@@ -14,9 +14,9 @@ from nfkeep import CommitError, Family, InvalidRuleError, LockTimeoutError, Rule
 from nfkeep.keep import rundir
 from nfkeep.testing import Namespace
 from nfkeep.xtables import lock
-from nfkeep.xtables.lock import Surroundings, XtablesLock
+from nfkeep.xtables.lock import XtablesLock
 from nfkeep.xtables.stateful import KEEPING
-from nfkeep.xtables.tables import TableHandle
+from nfkeep.xtables.tables import Surroundings, TableHandle
 
 pytestmark = pytest.mark.kernel
 
