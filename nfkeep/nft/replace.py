@@ -14,7 +14,7 @@ from nfkeep.errors import CommitError
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.elements import Found, SetHandle, fail
 from nfkeep.nft.encode import NFT_MSG_NEWSETELEM, NLM_F_CREATE, Message
-from nfkeep.nft.lasting import contents, delete_rules, delete_set, new_address_set, read_set, resize_set
+from nfkeep.nft.lasting import SeenSet, contents, delete_rules, delete_set, new_address_set, read_set, resize_set
 from nfkeep.nft.wire import attribute, data_value, nest, string
 
 _TRIES = 50
@@ -33,11 +33,12 @@ def grow(
     """Let the set take `size` elements, and return how many it takes now.
 
     `chain` has the one rule that uses the set; its comment is the end of the set's name, and `rule` of that makes it
-    again. Raises CommitError where so much else is changed meanwhile that nothing comes of it; then all is as before.
+    again. Where somebody else was faster, the set stays as large as they made it. Raises CommitError where so much
+    else is changed meanwhile that nothing comes of it; then all is as before.
     """
-    seen = read_set(changing, table, name)
-    if seen is None:
-        raise fail(errno.ENOENT, f"the set {name}")
+    seen = _seen(changing, table, name)
+    if seen.size >= size:
+        return seen.size
     changing.run([resize_set(table, name, seen, size)])
     after = read_set(changing, table, name)
     if after is not None and after.size != seen.size:
@@ -57,6 +58,9 @@ def swap(
     """The same by a new set, for kernels that cannot change the old one's size."""
     for _ in range(_TRIES):
         generation = changing.generation()
+        there = _seen(changing, table, name).size
+        if there >= size:
+            return there  # a smaller set might not take what is in this one
         number, found, _ = handle.dump()
         if number:
             raise fail(number, f"the set {name}")
@@ -79,6 +83,13 @@ def swap(
         applied=False,
         errno=errno.ERESTART,
     )
+
+
+def _seen(changing: BatchSocket, table: str, name: str) -> SeenSet:
+    seen = read_set(changing, table, name)
+    if seen is None:
+        raise fail(errno.ENOENT, f"the set {name}")
+    return seen
 
 
 def _elements(table: str, name: str, found: Sequence[Found]) -> Iterator[Message]:

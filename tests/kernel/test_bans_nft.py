@@ -26,7 +26,9 @@ from nfkeep.testing import Gateway, Namespace, dial, living
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
+    from nfkeep.nft.elements import SetHandle
     from nfkeep.testing.fixtures import Dialer, EchoServerFactory, GatewayFactory
 
 pytestmark = pytest.mark.kernel
@@ -467,6 +469,29 @@ def test_grows_among_others(namespace: Namespace, make_list: Callable[..., BanLi
         one.ban(f"172.16.{number >> 8}.{number & 255}")
         other.ban(f"172.17.{number >> 8}.{number & 255}")
     assert len(one) == 1000
+
+
+@pytest.mark.parametrize("way", ["in place", "swap"])
+def test_somebody_grew_it_first(
+    namespace: Namespace, make_list: Callable[..., BanList], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What would be too small, as another process made it larger and filled it meanwhile, is not put in its place."""
+    one, other = make_list(namespace, size=64), make_list(namespace, size=64)
+    real = replace.grow if way == "in place" else replace.swap
+    sizes = []
+
+    def late(rules: BatchSocket, table: str, handle: SetHandle, name: str, size: int, *rest: Any) -> int:
+        monkeypatch.setattr(nft_sets, "grow", real)
+        other.ban_many([f"172.17.{number >> 8}.{number & 255}" for number in range(4 * size)])
+        sizes.append((size, real(rules, table, handle, name, size, *rest)))
+        return sizes[0][1]
+
+    monkeypatch.setattr(nft_sets, "grow", late)
+    one.ban_many([f"172.16.0.{number}" for number in range(60)])
+    [(wanted, made)] = sizes
+    assert made > 4 * wanted
+    assert len(one) == 60 + 4 * wanted
+    assert one.in_force()
 
 
 def test_full(namespace: Namespace, make_list: Callable[..., BanList], monkeypatch: pytest.MonkeyPatch) -> None:
