@@ -254,6 +254,8 @@ _KEPT_BY_NAME = re.compile(r"-m (?:recent|hashlimit)\b")
 _NAT = re.compile(r"-j (?:SNAT|DNAT|MASQUERADE|REDIRECT|NETMAP)\b")
 _AGAIN = (
     (re.compile(r"-m (?:limit|hashlimit|recent|time|rateest|connbytes)\b"), 3),  # within a tick one more passes
+    # nf_conncount.c looks once a tick, at the most, which of its connections are closed and count no more
+    (re.compile(r"-m connlimit\b"), 3),
     (_NAT, 3),  # a port that is chosen for another reason can lie in the range of a rule: one in sixty
     (re.compile(r"--mode random\b"), 15),
 )
