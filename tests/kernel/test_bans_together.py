@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import multiprocessing
 import random
@@ -63,22 +64,22 @@ def test_processes(namespace: Namespace, backend: str) -> None:
     results = context.SimpleQueue()
     with namespace:
         bans = BanList("shared", backend, size=512).open()
-    bans.ban("192.0.2.1")
-    workers = [
-        context.Process(target=work, args=(number, OPERATIONS[backend] // PROCESSES, backend, namespace, results))
-        for number in range(PROCESSES)
-    ]
-    for each in workers:
-        each.start()
-    expected = {"192.0.2.1"}
-    for each in workers:
-        each.join()
-    assert [each.exitcode for each in workers] == [0] * PROCESSES
-    for _ in workers:
-        expected |= results.get()
-    assert {str(ban.address) for ban in bans} == expected
-    assert len(bans) == len(expected)
-    bans.close()
+    with contextlib.closing(bans):
+        bans.ban("192.0.2.1")
+        workers = [
+            context.Process(target=work, args=(number, OPERATIONS[backend] // PROCESSES, backend, namespace, results))
+            for number in range(PROCESSES)
+        ]
+        for each in workers:
+            each.start()
+        expected = {"192.0.2.1"}
+        for each in workers:
+            each.join()
+        assert [each.exitcode for each in workers] == [0] * PROCESSES
+        for _ in workers:
+            expected |= results.get()
+        assert {str(ban.address) for ban in bans} == expected
+        assert len(bans) == len(expected)
 
 
 SEEDS = [
