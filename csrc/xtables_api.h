@@ -117,8 +117,12 @@ struct nfk_surroundings {
     size_t count;
 };
 #define NFK_STEP_BY_STEP 65536
-nfk_table *nfk_change_begin(int family, const char *name, const struct nfk_surroundings *around);
-int nfk_change_keeps(const nfk_table *table);
+/* A table with its lock; `keeps`: whether its rules keep state. It lives as long as the table. */
+struct nfk_begun {
+    nfk_table *table;
+    int keeps;
+};
+const struct nfk_begun *nfk_change_begin(int family, const char *name, const struct nfk_surroundings *around);
 int nfk_change_end(nfk_table *table, const struct nfk_surroundings *around);
 
 /* One command to the open file of a list of xt_recent, in a turn of its own: 1 done; 0 another program has had one since,

@@ -19,7 +19,7 @@ static int64_t now_ns(void)
     return now.tv_sec * INT64_C(1000000000) + now.tv_nsec;
 }
 
-nfk_table *nfk_change_begin(int family, const char *name, const struct nfk_surroundings *around)
+const struct nfk_begun *nfk_change_begin(int family, const char *name, const struct nfk_surroundings *around)
 {
     int lock = nfk_lock_try(around->lock_variable, around->lock);
     nfk_table *table;
@@ -36,13 +36,8 @@ nfk_table *nfk_change_begin(int family, const char *name, const struct nfk_surro
     table->lock = lock;
     table->read_at = now_ns();
     table->read_ns = table->read_at - began;
-    table->keeps = nfk_table_has(table, around->names, around->count);
-    return table;
-}
-
-int nfk_change_keeps(const nfk_table *table)
-{
-    return table->keeps;
+    table->begun = (struct nfk_begun){table, nfk_table_has(table, around->names, around->count)};
+    return &table->begun;
 }
 
 int nfk_change_end(nfk_table *table, const struct nfk_surroundings *around)

@@ -42,7 +42,7 @@ struct nfk_table {
     int family;
     int fd, lock;                 /* the lock: -1, unless it is the table's */
     int64_t read_at, read_ns;     /* by the monotonic clock, and for how long; only with the lock */
-    int keeps;                    /* whether rules kept state then */
+    struct nfk_begun begun;       /* only with the lock */
     char name[XT_TABLE_MAXNAMELEN];
     struct nfk_image image;       /* the kernel's bytes when the table was opened */
     struct chain **chains;        /* in table order: base chains by hook, then user chains */

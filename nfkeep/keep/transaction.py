@@ -93,7 +93,6 @@ class Transaction(TableEdits, _Block):
         self,
         table: str = "filter",
         family: Family = Family.IPV4,
-        *,
         on_loss: OnLoss = "report",
         hold: bool = True,
         lock_timeout: float | None = 60.0,
@@ -176,7 +175,7 @@ def transaction(
     lock changed the table meanwhile, CommitError if the kernel refuses (`applied` says whether the rules are live),
     PermissionDeniedError, UnsupportedError.
     """
-    return Transaction(table, family, on_loss=on_loss, hold=hold, lock_timeout=lock_timeout)
+    return Transaction(table, family, on_loss, hold, lock_timeout)
 
 
 def transactions(

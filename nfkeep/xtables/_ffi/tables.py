@@ -43,7 +43,10 @@ class TableHandle:
     Positions count from 1. Bad chains, positions and rules raise InvalidRuleError, in the words of iptables.
     """
 
-    __slots__ = ("_committed", "_table", "family", "name")
+    __slots__ = ("_committed", "_table", "family", "kept_state", "name")
+
+    kept_state: bool
+    """After `begin`: whether a rule kept state when the table was read."""
 
     def __init__(self, name: str, family: Family) -> None:
         self.name = name
@@ -59,17 +62,16 @@ class TableHandle:
 
         None, with nothing held, if somebody has the lock, there is a run directory, or the table cannot be read.
         """
-        table = lib.nfk_change_begin(family._value_, name.encode(), around.pointer)
-        if not table:
+        begun = lib.nfk_change_begin(family._value_, name.encode(), around.pointer)
+        if not begun:
             return None
         handle = cls.__new__(cls)
-        handle.name, handle.family, handle._committed, handle._table = name, family, False, table
+        handle.name = name
+        handle.family = family
+        handle.kept_state = begun.keeps != 0
+        handle._committed = False
+        handle._table = begun.table
         return handle
-
-    @property
-    def kept_state(self) -> bool:
-        """After `begin`: whether a rule kept state when the table was read."""
-        return bool(lib.nfk_change_keeps(self._table))
 
     def finish(self, around: Surroundings) -> bool:
         """`commit` and `close` in one call, after `begin`; False, with nothing done, if it is not as simple as that.
@@ -323,7 +325,7 @@ class TableHandle:
     def _insert(self, chain: str, rule: Rule, index: int) -> None:
         if rule.family is not self.family:
             raise self._other_family(rule)
-        entry, counted, name = rule.entry, rule.counters, chain.encode(errors="surrogateescape")
+        entry, counted, name = rule.entry, rule.counters, chain.encode("utf-8", "surrogateescape")
         error = lib.nfk_rule_insert(self._table, name, index, entry, len(entry), counted.packets, counted.bytes)
         if error:
             raise self._refused(error, "insert", chain, rule)
