@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -220,3 +222,27 @@ def dormant() -> dict[tuple[str, str], bool]:
     """Of each table whether it is."""
     with contextlib.closing(BatchSocket()) as opened:
         return {each.key: each.dormant for each in tables(opened)}
+
+
+@pytest.mark.parametrize("number", [1, 2], ids=["nft's", "the one that reads the sets"])
+def test_ctrl_c_while_a_thread_starts(host: Namespace, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What that thread does is undone as well: nothing comes after it."""
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        started.append(thread)
+        if len(started) == number:
+            signal.raise_signal(signal.SIGINT)
+
+    def interrupt_from_now_on() -> None:
+        monkeypatch.setattr(threading.Thread, "start", interrupted)
+
+    with pytest.raises(KeyboardInterrupt):
+        moved(host, interrupt_from_now_on)
+    assert len(started) >= number
+    for each in started:
+        each.join()
+    assert host.run("nft list ruleset").stdout == ""
+    assert "nft has the rules now" not in host.run("iptables-legacy-save").stdout

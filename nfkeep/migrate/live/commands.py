@@ -7,6 +7,7 @@ import subprocess
 from typing import IO, TYPE_CHECKING
 
 from nfkeep.errors import NfkeepError, PermissionDeniedError, UnsupportedError
+from nfkeep.keep.interrupts import deferred
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ def run_nft(script: str, *options: str) -> str:
 def run_tool(command: Sequence[str], text: str = "") -> str:
     """What a program prints that is given this text. Raises NfkeepError with its words, if it fails."""
     # Files, not pipes: those have to be served, by a thread that others keep waiting.
-    with _in_memory(text) as given, _in_memory() as printed:
+    # Interrupted, nobody would know what a program does after that: it is waited for.
+    with deferred(), _in_memory(text) as given, _in_memory() as printed:
         done = _run(command, given, printed)
         if not done.returncode:
             printed.seek(0)

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from nfkeep.errors import NfkeepError
+from nfkeep.keep.interrupts import deferred
 from nfkeep.migrate.live.commands import run_nft
 from nfkeep.migrate.script import table_lines
 from nfkeep.nft.elements import ADD, ElementSocket, SetHandle, fail
@@ -38,7 +39,8 @@ def bring_in(plan: Plan, again: Callable[[], Plan]) -> Plan:
     if plan.host.iptables_nft:
         return again()
     script = _asleep(plan)  # not by the thread, which would wait for its turn
-    with ThreadPoolExecutor(max_workers=1) as pool:
+    # Interrupted while it starts, the pool would forget its thread, and tables would come after all was undone.
+    with deferred(), ThreadPoolExecutor(max_workers=1) as pool:
         loading = pool.submit(_load, script)
         fresh = again()
         loading.result()
