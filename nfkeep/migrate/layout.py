@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from nfkeep.migrate.parts import NEVER, AnyOf, NoneOf, Rows, Statement, Test
-from nfkeep.migrate.plenty import plenty
+from nfkeep.plenty import plenty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from nfkeep.errors import InvalidRuleError
 from nfkeep.migrate.loss import Lost
-from nfkeep.migrate.plenty import plenty
 from nfkeep.migrate.withheld import put_back, withhold
+from nfkeep.plenty import plenty
 from nfkeep.xtables.text import Rule
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nfkeep.errors import InvalidRuleError
-from nfkeep.migrate.plenty import plenty
 from nfkeep.model import Counters, Family
+from nfkeep.plenty import plenty
 from nfkeep.xtables.tables import TABLES
 from nfkeep.xtables.text import split
 

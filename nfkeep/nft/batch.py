@@ -141,16 +141,19 @@ class BatchSocket:
     def _collect(self, sequence: int, found: list[tuple[int, bytes]]) -> bool:
         """Add what is dumped; whether there was a change meanwhile. The kernel goes on with a dump as it is read."""
         changed = False
+        head, size, unpack = _HEAD.size, _HEAD.size + 4, _HEAD.unpack_from
         while True:
-            for kind, _, of, data, flags in _messages(self._socket.recv(1 << 17)):
-                if of != sequence:
-                    continue
-                changed = changed or bool(flags & _NLM_F_DUMP_INTR)
-                if kind == _NLMSG_DONE:
-                    return changed
-                if kind == _NLMSG_ERROR:
-                    raise Refusal(-_ERROR.unpack_from(data)[0], 0, "a listing").error()
-                found.append((data[0], data[4:]))  # struct nfgenmsg begins with the family
+            data, at = self._socket.recv(1 << 17), 0
+            while at + head <= len(data):  # not by `_messages`: there are too many
+                length, kind, flags, of, _ = unpack(data, at)
+                if of == sequence:
+                    changed = changed or bool(flags & _NLM_F_DUMP_INTR)
+                    if kind == _NLMSG_DONE:
+                        return changed
+                    if kind == _NLMSG_ERROR:
+                        raise Refusal(-_ERROR.unpack_from(data, at + head)[0], 0, "a listing").error()
+                    found.append((data[at + head], data[at + size : at + length]))  # nfgenmsg begins with the family
+                at += max(length + (-length & 3), head)
 
     def fileno(self) -> int:
         """The socket's descriptor."""
