@@ -189,13 +189,28 @@ def _fork(
 
 def tidied(parts: Sequence[Part]) -> tuple[Part, ...]:
     """The same parts with simple choices written as sets, and without what others imply."""
-    simple = [part for each in parts for part in _simplified(each)] if _has_choice(parts) else parts
+    if not _has_choice(parts):
+        return _tidied_tests(parts)
+    simple = [part for each in parts for part in _simplified(each)]
     needed = [
         part
         for n, part in enumerate(simple)
         if not (isinstance(part, Test) and part.left in _PROTOCOL and _implied(part, simple, n + 1))
     ]
     return _apart(_once(needed))
+
+
+def _tidied_tests(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The same for parts without a choice, which most rules have: in one go."""
+    kept: list[Part] = []
+    negated = 0
+    for number, part in enumerate(parts, 1):
+        if isinstance(part, Test):
+            if (part.left in _PROTOCOL and _implied(part, parts, number)) or part in kept:
+                continue
+            negated += part.negated
+        kept.append(part)
+    return _apart(tuple(kept)) if negated > 1 else tuple(kept)
 
 
 def _has_choice(parts: Iterable[Part]) -> bool:
