@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from nfkeep.errors import CommitError, NfkeepError, PermissionDeniedError, UnsupportedError
-from nfkeep.nft.encode import NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWRULE, NLM_F_REQUEST, Message, batch, frame
+from nfkeep.nft.messages import NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWRULE, NLM_F_REQUEST, Message, batch, frame
 from nfkeep.nft.wire import MESSAGE_HEAD, attributes, attributes_at
 
 _SOL_NETLINK = 270

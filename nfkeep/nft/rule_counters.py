@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from nfkeep.model import Counters
 from nfkeep.nft import _ffi
-from nfkeep.nft.encode import NFT_MSG_NEWRULE, Message
+from nfkeep.nft.messages import NFT_MSG_NEWRULE, Message
 from nfkeep.nft.wire import attribute, attributes, attributes_at, nest, string
 from nfkeep.plenty import plenty
 

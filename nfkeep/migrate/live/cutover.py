@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
     from nfkeep.migrate.live.plan import Plan
 
-STEPS = 2
-"""How many times `apply` tells what it is about to do."""
-
 
 @attrs.frozen(slots=True)
 class Standing:

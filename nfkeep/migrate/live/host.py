@@ -27,7 +27,7 @@ from nfkeep.xtables.jiffies import read_clock
 from nfkeep.xtables.tables import TableHandle, in_use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.source import Source
@@ -56,8 +56,11 @@ class Host:
 
 
 @collection.put_off()
-def read_host() -> Host:
-    """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words."""
+def read_host(*, meanwhile: Callable[[], object] | None = None) -> Host:
+    """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words.
+
+    `meanwhile` is called while ipset still prints its sets, if there is that much to wait for.
+    """
     with ThreadPoolExecutor(max_workers=1) as pool:  # ipset takes about as long as the tables
         saving = pool.submit(run_tool, ["ipset", "save"]) if _look_into_sets() else None
         legacy = {family: text for family in Family if (text := save_text(family))}
@@ -70,6 +73,8 @@ def read_host() -> Host:
             saving = pool.submit(run_tool, ["ipset", "save"])
         if saving is not None and not saving.done():
             _read_ahead(rules)
+            if meanwhile is not None:
+                meanwhile()
         ipsets = saving.result() if saving is not None else ""
     return Host(
         MappingProxyType(rules),
