@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -247,7 +246,7 @@ def _bind(opened: socket.socket) -> None:
     """
     for _ in range(_TRIES_TO_BIND):
         try:
-            opened.bind((secrets.randbelow(_ADDRESSES) + _FIRST_ADDRESS, 0))
+            opened.bind((int.from_bytes(os.urandom(8), "big") % _ADDRESSES + _FIRST_ADDRESS, 0))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 opened.close()

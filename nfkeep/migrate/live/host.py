@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -16,7 +15,7 @@ from nfkeep.keep import quotas
 from nfkeep.keep.observe import observe_table
 from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.live import collection, iptables_nft, record
-from nfkeep.migrate.live.commands import run_tool
+from nfkeep.migrate.live.commands import Running
 from nfkeep.migrate.live.owners import BOOT_FILES
 from nfkeep.migrate.live.stamps import ListEntries, read_list
 from nfkeep.migrate.recent import DEFAULT_NAME
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
     from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.source import Source
+
+_IPSET_SAVE = ("ipset", "save")
 
 
 @attrs.frozen(slots=True)
@@ -61,8 +62,8 @@ def read_host(*, meanwhile: Callable[[], object] | None = None) -> Host:
 
     `meanwhile` is called while ipset still prints its sets, if there is that much to wait for.
     """
-    with ThreadPoolExecutor(max_workers=1) as pool:  # ipset takes about as long as the tables
-        saving = pool.submit(run_tool, ["ipset", "save"]) if _look_into_sets() else None
+    with contextlib.ExitStack() as stack:  # ipset takes about as long as the tables
+        saving = stack.enter_context(Running(_IPSET_SAVE)) if _look_into_sets() else None
         legacy = {family: text for family in Family if (text := save_text(family))}
         there = table_handles()
         ours = record.own_tables(record.load(), there)
@@ -70,8 +71,8 @@ def read_host(*, meanwhile: Callable[[], object] | None = None) -> Host:
         compat = {family: text for family, (text, _) in made.items() if text}
         rules = {family: each[family] for family in Family for each in (compat, legacy) if family in each}
         if saving is None and any(map(_says_set, rules.values())):
-            saving = pool.submit(run_tool, ["ipset", "save"])
-        if saving is not None and not saving.done():
+            saving = stack.enter_context(Running(_IPSET_SAVE))
+        if saving is not None and not saving.has_ended():
             _read_ahead(rules)
             if meanwhile is not None:
                 meanwhile()

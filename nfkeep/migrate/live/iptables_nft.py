@@ -11,7 +11,6 @@ from nfkeep.errors import InvalidRuleError, NfkeepError
 from nfkeep.migrate.live.commands import NFT_FAMILY, run_tool
 from nfkeep.migrate.source import read_source
 from nfkeep.model import Family
-from nfkeep.namespaces import Namespace
 from nfkeep.xtables.tables import TABLES
 
 if TYPE_CHECKING:
@@ -47,6 +46,8 @@ def read_rules(family: Family, there: Collection[tuple[str, str]]) -> tuple[str,
 
 def refused_by_legacy(tables: Iterable[str], family: Family) -> str:
     """Why there cannot be legacy tables of these names: what their tool says, in a namespace of its own; "" if so."""
+    from nfkeep.namespaces import Namespace  # not by those who have no tables of iptables-nft
+
     command = "ip6tables-legacy-restore" if family is Family.IPV6 else "iptables-legacy-restore"
     text = "".join(f"*{name}\nCOMMIT\n" for name in tables)
     with contextlib.closing(Namespace()) as namespace, namespace:

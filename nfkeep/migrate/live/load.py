@@ -10,13 +10,12 @@ Sets that are in use by packets' rules are filled before anything is awake, too:
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import attrs
 
 from nfkeep.errors import NfkeepError
-from nfkeep.migrate.live.commands import run_nft
+from nfkeep.migrate.live.commands import NFT, Running, run_nft
 from nfkeep.migrate.script import table_lines
 from nfkeep.nft.elements import ADD, ElementSocket, SetHandle, fail
 
@@ -46,14 +45,12 @@ def bring_in(plan: Plan, again: Callable[[], Plan]) -> Plan:
     filled = [attrs.evolve(each, declarations=_with_members(each), chains=()) for each in whole]
     rest = [attrs.evolve(each, declarations=_without_members(each)) for each in whole]
     _load(_asleep(filled))
-    script = _asleep(rest, anew=False)  # not by the thread, which would wait for its turn
-    with ThreadPoolExecutor(max_workers=1) as pool:
-        loading = pool.submit(_load, script)
+    with Running(NFT, _asleep(rest, anew=False)) as loading:
         fresh = again()
         only_members = _only_members_differ(plan, fresh)
         if only_members:
             _fill(fresh)
-        loading.result()
+        _loaded(loading)
     if not only_members:
         _load(_asleep(_tables(fresh)))
         _fill(fresh)
@@ -87,8 +84,13 @@ def _asleep(tables: Iterable[NftTable], *, anew: bool = True) -> str:
 
 
 def _load(script: str) -> None:
+    with Running(NFT, script) as loading:
+        _loaded(loading)
+
+
+def _loaded(loading: Running) -> None:
     try:
-        run_nft(script)
+        loading.result()
     except NfkeepError as error:
         raise NfkeepError(f"this host's nft does not take the script: {error}") from error
 
