@@ -85,6 +85,10 @@ class Layout:
 
     def add(self, parts: Sequence[Part], action: Action, source: int) -> None:
         """Write one rule of iptables at the end of the chain."""
+        if not action.rows and not _has_choice(parts):  # most rules
+            ready = _tidied_tests(parts)
+            self.chain.lines.append(Line((*ready, *action.statements, *action.remark), source=source))  # type: ignore[arg-type]
+            return
         ready = tidied(parts)
         if action.rows:
             body = self._body(action.rows, source)

@@ -26,7 +26,7 @@ from nfkeep.xtables.jiffies import read_clock
 from nfkeep.xtables.tables import TableHandle, in_use
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.source import Source
@@ -60,11 +60,14 @@ class Host:
 def read_host(*, meanwhile: Callable[[], object] | None = None) -> Host:
     """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words.
 
-    `meanwhile` is called while ipset still prints its sets, if there is that much to wait for.
+    `meanwhile` is called while ipset prints its sets, if there are any.
     """
-    with contextlib.ExitStack() as stack:  # ipset takes about as long as the tables
-        saving = stack.enter_context(Running(_IPSET_SAVE)) if _look_into_sets() else None
-        legacy = {family: text for family in Family if (text := save_text(family))}
+    with contextlib.ExitStack() as stack:
+        tables = {family: _opened(family, stack) for family in Family}
+        looked_into = any(handle.has(("set", "SET")) for handles in tables.values() for handle in handles)
+        # ipset takes about as long as the rest
+        saving = stack.enter_context(Running(_IPSET_SAVE)) if looked_into else None
+        legacy = {family: text for family, handles in tables.items() if (text := _saved(handles))}
         there = table_handles()
         ours = record.own_tables(record.load(), there)
         made = {family: iptables_nft.read_rules(family, there.keys() - ours) for family in Family}
@@ -74,8 +77,8 @@ def read_host(*, meanwhile: Callable[[], object] | None = None) -> Host:
             saving = stack.enter_context(Running(_IPSET_SAVE))
         if saving is not None and not saving.has_ended():
             _read_ahead(rules)
-            if meanwhile is not None:
-                meanwhile()
+        if meanwhile is not None:
+            meanwhile()
         ipsets = saving.result() if saving is not None else ""
     return Host(
         MappingProxyType(rules),
@@ -103,12 +106,20 @@ def sets_of(text: str) -> Mapping[str, IpSet]:
 
 def save_text(family: Family) -> str:
     """The legacy tables of a family as `iptables-save -c` prints them, but for those that let everything pass."""
+    with contextlib.ExitStack() as stack:
+        return _saved(_opened(family, stack))
+
+
+def _opened(family: Family, stack: contextlib.ExitStack) -> list[TableHandle]:
+    return [stack.enter_context(TableHandle(name, family)) for name in in_use(family)]
+
+
+def _saved(handles: Iterable[TableHandle]) -> str:
     found = []
-    for name in in_use(family):
-        with TableHandle(name, family) as handle:
-            if _says_anything(handle):
-                _have_whole_quotas(handle)
-                found.append(handle.save())
+    for handle in handles:
+        if _says_anything(handle):
+            _have_whole_quotas(handle)
+            found.append(handle.save())
     return "".join(found)
 
 
@@ -136,16 +147,6 @@ def _read_ahead(rules: Mapping[Family, str]) -> None:
     with contextlib.suppress(InvalidRuleError):  # for those who ask
         for family, text in rules.items():
             source_of(text, family)
-
-
-def _look_into_sets() -> bool:
-    """Whether a rule of iptables does."""
-    for family in Family:
-        for name in in_use(family):
-            with TableHandle(name, family) as handle:
-                if handle.has(("set", "SET")):
-                    return True
-    return False
 
 
 def _lists(rules: Mapping[Family, str]) -> dict[str, ListEntries]:
