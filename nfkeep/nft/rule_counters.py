@@ -31,61 +31,44 @@ _BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
 _INTO = 1  # NFTA_EXTHDR_DREG
 _TIMEOUT = 6  # NFTA_DYNSET_TIMEOUT
 _NAMELESS = (b"__set", b"__map")
-# Where an nfk_rule (csrc/nft_api.h) tells of them.
-_EXPRESSIONS_AT, _USERDATA_AT, _COUNTER_AT, _MEANING_AT = slice(7, 9), slice(9, 11), 11, slice(13, 15)
 
 
 @plenty(slots=True)
 class SeenRule:
-    """A rule as the kernel lists it. `counters` are those of its first counter; None if it has none."""
+    """A rule as the kernel lists it. `counters` are those of its first counter; None if it has none.
+
+    `meaning`: what it does, whatever it has counted, and its comment: another one that does the same has the same.
+    Nameless sets have another name in each rule; what is in them is not looked at.
+    """
 
     family: int
     table: str
     chain: str
     handle: int
     counters: Counters | None
-    _listed: tuple[bytes, bytes]
-    _fields: tuple[int, ...]
-
-    @property
-    def meaning(self) -> bytes:
-        """What it does, whatever it has counted, and its comment: another one that does the same has the same.
-
-        Nameless sets have another name in each rule; what is in them is not looked at.
-        """
-        at, length = self._fields[_MEANING_AT]
-        return self._listed[1][at : at + length]
-
-    @property
-    def _expressions(self) -> bytes:
-        at, length = self._fields[_EXPRESSIONS_AT]
-        return self._listed[0][at : at + length]
-
-    @property
-    def _userdata(self) -> bytes | None:
-        at, length = self._fields[_USERDATA_AT]
-        return self._listed[0][at : at + length] if at else None
+    meaning: bytes
+    _at: int
+    _expressions: bytes
+    _userdata: bytes | None
 
     @property
     def settable(self) -> bool:
         """Whether `counting` can put it in its own place."""
-        expressions = self._expressions
-        if self.counters is None or any(name in expressions for name in _NAMELESS):
+        if self.counters is None or any(name in self._expressions for name in _NAMELESS):
             return False
-        return not _refused(expressions)
+        return not _refused(self._expressions)
 
     def counting(self, counters: Counters) -> Message:
         """The message that puts the same rule, with these counters, in its place."""
-        old, at = self._expressions, self._fields[_COUNTER_AT]
+        old, at = self._expressions, self._at
         length = _attribute_length(old, at)
         counter = string(_NAME, "counter") + nest(
             _DATA, attribute(_BYTES, _u64(counters.bytes)) + attribute(_PACKETS, _u64(counters.packets))
         )
         body = string(_TABLE, self.table) + string(_CHAIN, self.chain) + attribute(_HANDLE, _u64(self.handle))
         body += nest(_EXPRESSIONS, old[:at] + nest(1, counter) + old[at + length :])
-        userdata = self._userdata
-        if userdata is not None:
-            body += attribute(_USERDATA, userdata)
+        if self._userdata is not None:
+            body += attribute(_USERDATA, self._userdata)
         what = f"the counter of rule {self.handle} of the chain {self.chain}"
         return Message(NFT_MSG_NEWRULE, _NLM_F_REPLACE, body, what, self.family)
 
@@ -118,10 +101,12 @@ def read_again(opened: BatchSocket, rules: Sequence[SeenRule]) -> list[SeenRule]
 def seen(family: int, listed: Sequence[bytes]) -> list[SeenRule]:
     """What the kernel lists of rules of one family, understood. Raises NfkeepError for what is no rule."""
     data, meanings, rows = _ffi.rules(listed)
-    text, both = functools.cache(_text), (data, meanings)
+    text = functools.cache(_text)
     found = []
-    for row in rows:
-        handle, packets, octets, table, table_length, chain, chain_length, _, _, _, _, _, counted, _, _ = row
+    for (
+        handle, packets, octets, table, table_length, chain, chain_length, at, length, userdata, userdata_length,
+        counter, counted, meaning, meaning_length,
+    ) in rows:  # fmt: skip
         found.append(
             SeenRule(
                 family,
@@ -129,8 +114,10 @@ def seen(family: int, listed: Sequence[bytes]) -> list[SeenRule]:
                 text(data[chain : chain + chain_length]),
                 handle,
                 Counters(packets, octets) if counted else None,
-                both,
-                row,
+                meanings[meaning : meaning + meaning_length],
+                counter,
+                data[at : at + length],
+                data[userdata : userdata + userdata_length] if userdata else None,
             )
         )
     return found

@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nfkeep.errors import InvalidRuleError
-from nfkeep.keep import quotas
-from nfkeep.keep.observe import observe_table
 from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.live import collection, iptables_nft, record
 from nfkeep.migrate.live.commands import Running
 from nfkeep.migrate.live.owners import BOOT_FILES
 from nfkeep.migrate.live.stamps import ListEntries, read_list
-from nfkeep.migrate.recent import DEFAULT_NAME
 from nfkeep.migrate.source import read_source, rules_of
 from nfkeep.model import Family
 from nfkeep.nft.table_list import table_handles
@@ -134,6 +131,9 @@ def _says_anything(handle: TableHandle) -> bool:
 def _have_whole_quotas(handle: TableHandle) -> None:
     """Have the whole in the quotas in which only a rest stands: the rule's counter tells what of it is used up."""
     if handle.has(("quota",)):
+        from nfkeep.keep import quotas
+        from nfkeep.keep.observe import observe_table
+
         for (chain, number), rule in quotas.from_the_beginning(observe_table(handle.family, handle.name)).items():
             handle.rewrite(chain, number, rule)
 
@@ -159,6 +159,8 @@ def _lists(rules: Mapping[Family, str]) -> dict[str, ListEntries]:
 
 def lists_named(source: Source) -> Iterator[tuple[str, str]]:
     """The lists of the recent match that rules name, and the table of the rule."""
+    from nfkeep.migrate.recent import DEFAULT_NAME  # behind the start of ipset, which this would put off
+
     for table, _, rule in rules_of(source):
         if "recent" not in rule.words:
             continue

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from typing import TYPE_CHECKING
 
 from nfkeep.errors import InvalidRuleError, NfkeepError
@@ -30,7 +29,7 @@ def read_rules(family: Family, there: Collection[tuple[str, str]]) -> tuple[str,
     somebody has written what the variant cannot print is not among its own.
     """
     wanted = {(NFT_FAMILY[family], name) for name in TABLES} & set(there)
-    if not wanted or shutil.which(_COMMAND[family]) is None:
+    if not wanted or not _is_installed(_COMMAND[family]):
         return "", []
     text = run_tool([_COMMAND[family], "-c"])
     try:
@@ -42,6 +41,12 @@ def read_rules(family: Family, there: Collection[tuple[str, str]]) -> tuple[str,
     lines = text.splitlines(keepends=True)
     speaking = [_lines_of(table, lines) for table in own if _says_anything(table)]
     return "".join(speaking), [(NFT_FAMILY[family], table.name) for table in own]
+
+
+def _is_installed(command: str) -> bool:
+    import shutil  # which loads compressors
+
+    return shutil.which(command) is not None
 
 
 def refused_by_legacy(tables: Iterable[str], family: Family) -> str:

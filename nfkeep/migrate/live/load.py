@@ -44,8 +44,10 @@ def bring_in(plan: Plan, again: Callable[[], Plan]) -> Plan:
     whole = _tables(plan)
     filled = [attrs.evolve(each, declarations=_with_members(each), chains=()) for each in whole]
     rest = [attrs.evolve(each, declarations=_without_members(each)) for each in whole]
-    _load(_asleep(filled))
-    with Running(NFT, _asleep(rest, anew=False)) as loading:
+    with Running(NFT, _asleep(filled)) as making:
+        script = _asleep(rest, anew=False)
+        _loaded(making)
+    with Running(NFT, script) as loading:
         fresh = again()
         only_members = _only_members_differ(plan, fresh)
         if only_members:
