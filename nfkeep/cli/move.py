@@ -13,13 +13,14 @@ import click
 from nfkeep.cli import outcomes, progress
 from nfkeep.errors import NfkeepError
 from nfkeep.migrate.live import collection, record
-from nfkeep.migrate.live.host import read_host
+from nfkeep.migrate.live.host import read_ahead, read_host
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from nfkeep.keep.report import Report
     from nfkeep.migrate.live.host import Host
+    from nfkeep.model import Family
 
 __all__ = ["apply"]
 
@@ -48,8 +49,9 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
     try:
         with record.locked(wait=False), collection.put_off(), progress.steps(_STEPS) as tell:
             tell("reading the rules and translating them")
-            host = read_host(meanwhile=_load_the_rest)
+            host = read_host(meanwhile=_get_ready)
             report = _moved(host, tell, seconds, probe, accept_losses=accept_losses)
+            collection.leave_out()
     except KeyboardInterrupt:
         print("interrupted; `nfkeep-migrate status` tells which rules are in force", file=sys.stderr)
         raise
@@ -61,8 +63,9 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
     return 0
 
 
-def _load_the_rest() -> None:
-    """Import all that the move needs from here on, and what undoes it."""
+def _get_ready(rules: Mapping[Family, str]) -> None:
+    """Take the rules apart, and import all that the move needs from here on, and what undoes it."""
+    read_ahead(rules)
     importlib.import_module("nfkeep.migrate.live.cutover")
 
 

@@ -22,13 +22,12 @@ _AT_ONCE = 1000
 
 def carried_lists(text: str, family: Family) -> Iterator[tuple[str, str, RecentList]]:
     """The lists that rules of this text name: the name, the nft table in which its sets are, and those sets."""
-    source = source_of(text, family)
-    named = dict(lists_named(source))
-    if not named:
+    if "recent" not in text:
         return
+    source = source_of(text, family)
     survey = Survey(source)
     tables = {table.name: place.name for place in place_tables(source) for table in place.tables}
-    for name, of in named.items():
+    for name, of in dict(lists_named(source)).items():
         uses = []
         for match in survey.matches("recent", "--name", name, DEFAULT_NAME):
             with contextlib.suppress(Lost, ValueError):

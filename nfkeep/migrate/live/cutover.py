@@ -160,7 +160,7 @@ def _again(plan: Plan) -> Plan:
 
     There is time for what nobody but people read.
     """
-    fresh = renewed(plan, read_host(meanwhile=lambda: record.keep("new.nft", plan.without_members)))
+    fresh = renewed(plan, read_host(meanwhile=lambda _: record.keep("new.nft", plan.without_members)))
     if fresh.tables != plan.tables:
         raise NfkeepError("the rules of iptables have other tables than when the move was planned: call it again")
     return fresh

@@ -54,10 +54,11 @@ class Host:
 
 
 @collection.put_off()
-def read_host(*, meanwhile: Callable[[], object] | None = None) -> Host:
+def read_host(*, meanwhile: Callable[[Mapping[Family, str]], object] | None = None) -> Host:
     """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words.
 
-    `meanwhile` is called while ipset prints its sets, if there are any.
+    `meanwhile` is called with the rules, while ipset prints its sets if they look into any; else they are taken apart
+    then, for `source_of`.
     """
     with contextlib.ExitStack() as stack:
         tables = {family: _opened(family, stack) for family in Family}
@@ -72,10 +73,10 @@ def read_host(*, meanwhile: Callable[[], object] | None = None) -> Host:
         rules = {family: each[family] for family in Family for each in (compat, legacy) if family in each}
         if saving is None and any(map(_says_set, rules.values())):
             saving = stack.enter_context(Running(_IPSET_SAVE))
-        if saving is not None and not saving.has_ended():
-            _read_ahead(rules)
         if meanwhile is not None:
-            meanwhile()
+            meanwhile(rules)
+        elif saving is not None and not saving.has_ended():
+            read_ahead(rules)
         ipsets = saving.result() if saving is not None else ""
     return Host(
         MappingProxyType(rules),
@@ -142,8 +143,8 @@ def _says_set(text: str) -> bool:
     return "--match-set" in text or "-j SET" in text
 
 
-def _read_ahead(rules: Mapping[Family, str]) -> None:
-    """Have ready what will be asked for, while there is nothing else to do."""
+def read_ahead(rules: Mapping[Family, str]) -> None:
+    """Have ready what `source_of` will be asked for."""
     with contextlib.suppress(InvalidRuleError):  # for those who ask
         for family, text in rules.items():
             source_of(text, family)

@@ -36,8 +36,8 @@ def bring_in(plan: Plan, again: Callable[[], Plan]) -> Plan:
     """Load the tables asleep, with what is in their sets in the end; the plan that they are of.
 
     The sets that come from ipset are made first: `again` makes that plan, and they are filled by it, while nft is at
-    work on the rules. Raises NfkeepError where nft does not take them; the
-    caller takes out what is there. Tables that take the place of others cannot be there beside them: `wake` loads them.
+    work on the rules. Raises NfkeepError where nft does not take them; the caller takes out what is there. Tables that
+    take the place of others cannot be there beside them: `wake` loads them.
     """
     if plan.host.iptables_nft:
         return again()
