@@ -1,7 +1,6 @@
 /* Rules that the kernel lists, by the thousand: where each stands, what it has counted, and what it does. */
 #include "nft_set.h"
 #include <endian.h>
-#include <stdio.h>
 
 struct text { uint8_t *data; size_t length, room; };
 
@@ -36,11 +35,17 @@ static bool begins(struct attribute a, const char *text)
 /* A netstring; memcpy() is not told of nothing. */
 static int say(struct text *text, struct attribute a)
 {
-    char digits[8];
-    size_t n = (size_t)snprintf(digits, sizeof(digits), "%u:", (unsigned)a.length);
+    char digits[8];                             /* of 16 bits, and the colon */
+    size_t at = sizeof(digits);
+    unsigned left = a.length;
+    digits[--at] = ':';
+    do
+        digits[--at] = (char)('0' + left % 10);
+    while (left /= 10);
+    size_t n = sizeof(digits) - at;
     if (text->room - text->length < n + a.length)
         return -ENOSPC;
-    memcpy(text->data + text->length, digits, n);
+    memcpy(text->data + text->length, digits + at, n);
     text->length += n;
     if (a.length)
         memcpy(text->data + text->length, a.data, a.length);

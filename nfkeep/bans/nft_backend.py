@@ -33,7 +33,6 @@ from nfkeep.bans.values import Element, Fill, Kind, Policy
 from nfkeep.errors import CommitError, InvalidListError, ListGoneError
 from nfkeep.nft.addresses import Guards
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.encode import Message
 from nfkeep.nft.lasting import (
     LONGEST_COMMENT,
     Contents,
@@ -47,6 +46,7 @@ from nfkeep.nft.lasting import (
     new_rule,
     new_table,
 )
+from nfkeep.nft.messages import Message
 from nfkeep.nft.ruleset import Jump, Verdict
 
 _TABLE_COMMENT = "ban lists, by nfkeep"

@@ -22,8 +22,8 @@ from nfkeep.errors import ListFullError, ListGoneError, NfkeepError
 from nfkeep.nft.addresses import Guards
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.elements import ADD, DELETE, ElementSocket, HostPair, SetHandle, fail
-from nfkeep.nft.encode import Message
 from nfkeep.nft.lasting import contents, new_address_set, new_rule, read_set
+from nfkeep.nft.messages import Message
 from nfkeep.nft.replace import grow
 from nfkeep.nft.ruleset import Jump, Verdict
 

@@ -14,9 +14,9 @@ _COMMANDS = {
     "verify": "nfkeep.cli.verify",
     "plan": "nfkeep.cli.plan",
     "apply": "nfkeep.cli.move",
-    "confirm": "nfkeep.cli.move",
-    "rollback": "nfkeep.cli.move",
-    "status": "nfkeep.cli.move",
+    "confirm": "nfkeep.cli.moved",
+    "rollback": "nfkeep.cli.moved",
+    "status": "nfkeep.cli.moved",
 }
 
 

@@ -1,30 +1,32 @@
-"""`nfkeep-migrate apply | confirm | rollback | status`: the move of this host, and the way back."""
+"""`nfkeep-migrate apply`: the move of this host."""
 
 from __future__ import annotations
 
 import functools
-import json
+import importlib
 import shlex
 import sys
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from nfkeep.cli import progress, table
+from nfkeep.cli import outcomes, progress
 from nfkeep.errors import NfkeepError
-from nfkeep.keep.report import Fidelity
-from nfkeep.migrate.live import collection, cutover, persist, record, watch
-from nfkeep.migrate.live.host import read_host
-from nfkeep.migrate.live.plan import make_plan
+from nfkeep.migrate.live import collection, record
+from nfkeep.migrate.live.host import read_ahead, read_host
 
 if TYPE_CHECKING:
-    from nfkeep.keep.report import Report
+    from collections.abc import Callable, Mapping
 
-__all__ = ["apply", "confirm", "rollback", "status"]
+    from nfkeep.keep.report import Report
+    from nfkeep.migrate.live.host import Host
+    from nfkeep.model import Family
+
+__all__ = ["apply"]
 
 _EPILOG = "Exit status: 0 done, 1 failed with one line on stderr, 2 wrong usage."
+_STEPS = 3
+"""How many times it is told what is about to be done: here, and twice by `cutover.apply`."""
 
 
 @click.command(short_help="Move this host to nftables, with its state.", epilog=_EPILOG)
@@ -42,19 +44,18 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
     """
     if probe and seconds is None:
         raise click.UsageError("--probe wants --confirm, which says for how long")
-    if probe and not watch.probed(_words(probe)):
-        raise NfkeepError(f"the probe fails before anything is changed: {probe}")
+    if probe:
+        _try(probe)
     try:
-        with record.locked(wait=False), collection.put_off(), progress.steps(1 + cutover.STEPS) as tell:
+        with record.locked(wait=False), collection.put_off(), progress.steps(_STEPS) as tell:
             tell("reading the rules and translating them")
-            made = make_plan(read_host(), try_out=False)
-            cutover.check(made, accept_losses=accept_losses)
-            waiting = None if seconds is None else functools.partial(watch.start, seconds, probe)
-            report = cutover.apply(made, tell, seconds=seconds, watch=waiting)
+            host = read_host(meanwhile=_get_ready)
+            report = _moved(host, tell, seconds, probe, accept_losses=accept_losses)
+            collection.leave_out()
     except KeyboardInterrupt:
         print("interrupted; `nfkeep-migrate status` tells which rules are in force", file=sys.stderr)
         raise
-    _tell(report)
+    outcomes.show(report)
     if seconds is None:
         print("The rules of nft are in force. Now: nfkeep-migrate confirm, or nfkeep-migrate rollback")
     else:
@@ -62,75 +63,29 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
     return 0
 
 
-@click.command(short_help="Make the move final.", epilog=_EPILOG)
-@click.option(
-    "--config", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
-    help=f"Write the rules of nft there, for the next boot.  [default: {persist.CONFIGURATION}, in the host's own"
-    " network namespace]",
-)  # fmt: skip
-@click.option("--no-config", is_flag=True, help="Write them nowhere, and leave the services of systemd alone.")
-def confirm(config: Path | None, no_config: bool) -> int:
-    """Keep the rules of nft, take those of iptables out, and have nft's loaded at the next boot."""
-    with record.locked():
-        own = record.folder().name == record.HOST
-        path = config or (persist.CONFIGURATION if own and not no_config else None)
-        if path is not None:
-            persist.check(path)
-        switching = own and config is None and not no_config
-        again = persist.is_unfinished()
-        if switching:
-            persist.remember()
-        cutover.confirm(again=again)
-        done = ["Confirmed: the rules of iptables are taken out."]
-        if path is not None:
-            done += persist.write(path)
-        if switching:
-            done += persist.switch_services()
-            persist.finish()
-    print(*done, sep="\n")
-    return 0
+def _get_ready(rules: Mapping[Family, str]) -> None:
+    """Take the rules apart, and import all that the move needs from here on, and what undoes it."""
+    read_ahead(rules)
+    importlib.import_module("nfkeep.migrate.live.cutover")
 
 
-@click.command(short_help="Put the rules of iptables back into force.", epilog=_EPILOG)
-def rollback() -> int:
-    """Put the rules of iptables back into force with their state, and take those of nft out.
+def _moved(
+    host: Host, tell: Callable[[str], None], seconds: float | None, probe: str, *, accept_losses: bool
+) -> Report:
+    from nfkeep.migrate.live import cutover, watch
+    from nfkeep.migrate.live.plan import make_plan
 
-    What nft has counted and collected since comes along, also after `nfkeep-migrate confirm`.
-    """
-    with record.locked():
-        done = persist.go_back()
-        report = cutover.rollback()
-    _tell(report)
-    print("Rolled back: the rules of iptables are in force.", *done, sep="\n")
-    return 0
+    made = make_plan(host, try_out=False)
+    cutover.check(made, accept_losses=accept_losses)
+    waiting = None if seconds is None else functools.partial(watch.start, seconds, probe)
+    return cutover.apply(made, tell, seconds=seconds, watch=waiting)
 
 
-@click.command(short_help="Tell how far the move is, and which rules are in force.", epilog=_EPILOG)
-@click.option("--json", "as_json", is_flag=True, help="Print it as one JSON object.")
-def status(as_json: bool) -> int:
-    """Tell which rules are in force now, how far the move is, and what was done when."""
-    found = cutover.standing()
-    state = "not begun" if found.record is None else found.record.state
-    left = None
-    if found.running and found.record is not None and found.record.deadline is not None:
-        left = max(0.0, found.record.deadline - time.monotonic())
-    steps = () if found.record is None else found.record.steps
-    if as_json:
-        print(
-            json.dumps(
-                {"state": state, "iptables": found.old, "nft": found.new, "seconds_left": left, "steps": list(steps)}
-            )
-        )
-        return 0
-    force = [name for name, there in (("iptables", found.old), ("nft", found.new)) if there]
-    print(f"The move is {state}. In force: {' and '.join(force) or 'no rules'}.")
-    if left is not None:
-        print(f"It is undone in {left:.0f} seconds unless you call: nfkeep-migrate confirm")
-    elif found.limited:
-        print("It was to be undone, but nobody waits for that: call nfkeep-migrate confirm, or nfkeep-migrate rollback")
-    for seconds, what in steps:
-        print(f"{time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(seconds))}.{int(seconds % 1 * 1000):03d}  {what}")
-    return 0
+def _try(probe: str) -> None:
+    from nfkeep.migrate.live import watch
+
+    if not watch.probed(_words(probe)):
+        raise NfkeepError(f"the probe fails before anything is changed: {probe}")
 
 
 def _words(probe: str) -> list[str]:
@@ -138,9 +93,3 @@ def _words(probe: str) -> list[str]:
         return shlex.split(probe)
     except ValueError as error:
         raise click.UsageError(f"--probe: {error}") from None
-
-
-def _tell(report: Report) -> None:
-    rows = [(o.kind, o.where, f"{o.fidelity}", o.detail) for o in report.outcomes]
-    if rows := [row for row in rows if row[2] != Fidelity.SURVIVES.value]:
-        table.show(("state", "where", "is", "how"), rows)

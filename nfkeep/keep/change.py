@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
@@ -17,12 +18,14 @@ from nfkeep.keep.journal import Flight
 from nfkeep.keep.observe import Observation, StateKey, observe, observe_table
 from nfkeep.keep.plan import limited, limits_of, make_plan
 from nfkeep.keep.report import Fidelity, Outcome, Report
-from nfkeep.keep.restore import Restoration
 from nfkeep.model import Family
 from nfkeep.xtables import connlimit
 from nfkeep.xtables.entry import Extension
 from nfkeep.xtables.image import Image
 from nfkeep.xtables.tables import TABLES, TableHandle, in_use
+
+if TYPE_CHECKING:
+    from nfkeep.keep.restore import Restoration
 
 Holds = Sequence[tuple[Family, StateKey, Extension]]
 """Named states, each with an extension that names it."""
@@ -92,7 +95,7 @@ def apply(changes: Sequence[Change], holds: Holds = (), *, keep_holds: bool = Tr
     return report
 
 
-Gate = tuple[Restoration | None, str]
+Gate: TypeAlias = "tuple[Restoration | None, str]"
 """The restoration with its gate shut; None if nothing is limited, or if it cannot be, with the reason."""
 
 
@@ -113,6 +116,8 @@ def shut(before: Observation, stack: contextlib.ExitStack) -> Gate:
 
 def rehearse(before: Observation) -> None:
     """Do what `shut` is slow with the first time, and hold nothing off; where it cannot be shut, nothing."""
+    from nfkeep.keep.restore import Restoration  # not by those whose tables limit nothing
+
     with contextlib.suppress(UnsupportedError), Restoration(before.family, TABLES[before.table]) as restoration:
         restoration.rehearse(limited(before))
 
@@ -122,8 +127,7 @@ def _shut_all(befores: Sequence[Observation], stack: contextlib.ExitStack) -> li
     gates: list[Gate] = []
     for before in befores:
         try:
-            made = Restoration(before.family, TABLES[before.table]) if limited(before) else None
-            gates.append((None if made is None else stack.enter_context(made), ""))
+            gates.append((_stands(before, stack) if limited(before) else None, ""))
         except UnsupportedError as error:
             gates.append((None, str(error)))
     restorations = [restoration for restoration, _ in gates if restoration is not None]
@@ -134,6 +138,12 @@ def _shut_all(befores: Sequence[Observation], stack: contextlib.ExitStack) -> li
         except UnsupportedError as error:
             gates[at] = None, str(error)
     return gates
+
+
+def _stands(before: Observation, stack: contextlib.ExitStack) -> Restoration:
+    from nfkeep.keep.restore import Restoration
+
+    return stack.enter_context(Restoration(before.family, TABLES[before.table]))
 
 
 def _refuse_uncounted(changes: Sequence[Change], gates: Sequence[Gate], refuse: bool) -> None:

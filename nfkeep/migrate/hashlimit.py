@@ -11,11 +11,11 @@ import attrs
 
 from nfkeep.migrate.loss import Lost
 from nfkeep.migrate.rates import nft_rate, rate_and_unit, unit_seconds
-from nfkeep.nft import ruleset
 
 if TYPE_CHECKING:
     from nfkeep.migrate.rule import Extension
     from nfkeep.migrate.survey import Survey
+    from nfkeep.nft import ruleset
 
 MODES = ("srcip", "dstip", "srcport", "dstport")
 _SCALE = 1_000_000  # XT_HASHLIMIT_SCALE_v2
@@ -57,6 +57,8 @@ class Limit:
 
     def in_nft(self, *, over: bool) -> ruleset.Limit:
         """The limit as nft's kernel has it."""
+        from nfkeep.nft import ruleset  # not by those who have no such table
+
         found = _RATE.fullmatch(self.rate)
         assert found is not None, "it is written here"
         return ruleset.Limit(int(found[1]), unit_seconds(found[2]), int(found[3] or 0), self.in_bytes, over)

@@ -9,6 +9,7 @@ from nfkeep.migrate.fragments import admit
 from nfkeep.migrate.names import interface
 from nfkeep.migrate.parts import NEVER, Test
 from nfkeep.migrate.values import address_test
+from nfkeep.model import Family
 
 if TYPE_CHECKING:
     from nfkeep.migrate.context import Context
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from nfkeep.migrate.rule import Option
 
 _ANY_PROTOCOL = frozenset({"all", "0"})
+_ADDRESSES = {
+    "-s": {Family.IPV4: "ip saddr", Family.IPV6: "ip6 saddr"},
+    "-d": {Family.IPV4: "ip daddr", Family.IPV6: "ip6 daddr"},
+}
 _INTERFACES = {"-i": "iifname", "-o": "oifname"}
 
 # Where iptables' name of a protocol (xtables_chain_protos in libxtables, /etc/protocols) is not nft's.
@@ -31,7 +36,16 @@ def head_parts(context: Context) -> list[Part]:
     """The parts for the head of the context's rule."""
     parts: list[Part] = []
     for option in context.rule.head:
-        parts += _part(option, context)
+        name = option.name
+        if name in _ADDRESSES:
+            left = _ADDRESSES[name][context.family]
+            parts += address_test(left, option.value, v6=context.v6, negated=option.negated)
+        elif name in _INTERFACES:
+            parts += _interface_test(name, option.value, negated=option.negated)
+        elif name == "-p":
+            parts += _protocol(option, context)
+        else:  # -f: what is not the first fragment
+            parts.append(Test("ip frag-off & 0x1fff", ("0",), negated=not option.negated))
     return parts
 
 
@@ -49,22 +63,20 @@ def protocol_name(name: str) -> str:
     return str(_number(name))
 
 
-def _part(option: Option, context: Context) -> tuple[Part, ...]:
-    name, negated = option.name, option.negated
-    if name in ("-s", "-d"):
-        left = f"{context.ip} {'saddr' if name == '-s' else 'daddr'}"
-        return address_test(left, option.value, v6=context.v6, negated=negated)
-    if name in _INTERFACES:
-        if option.value == "+":
-            return (NEVER,) if negated else ()
-        return (Test(_INTERFACES[name], (interface(option.value),), negated),)
-    if name == "-p":
-        if option.value in _ANY_PROTOCOL:
-            return (NEVER,) if negated else ()
-        if context.v6 and (found := _only_with_ipv6(option, context)) is not None:
-            return found
-        return (protocol_test(option.value, v6=context.v6, negated=negated),)
-    return (Test("ip frag-off & 0x1fff", ("0",), negated=not negated),)  # -f: what is not the first fragment
+@functools.lru_cache(maxsize=1024)
+def _interface_test(name: str, value: str, *, negated: bool) -> tuple[Part, ...]:
+    if value == "+":
+        return (NEVER,) if negated else ()
+    return (Test(_INTERFACES[name], (interface(value),), negated),)
+
+
+def _protocol(option: Option, context: Context) -> tuple[Part, ...]:
+    value, negated = option.value, option.negated
+    if value in _ANY_PROTOCOL:
+        return (NEVER,) if negated else ()
+    if context.v6 and (found := _only_with_ipv6(option, context)) is not None:
+        return found
+    return (protocol_test(value, v6=context.v6, negated=negated),)
 
 
 def _only_with_ipv6(option: Option, context: Context) -> tuple[Part, ...] | None:

@@ -79,7 +79,7 @@ def read_plain(name: str, head: Sequence[str], text: str) -> Plain | None:
     `head`: the words by which the set was created. None if a line does anything else, or has an address that is written
     otherwise than ipset prints it.
     """
-    if not text or not (name + text).isascii() or {"netmask", "bitmask"} & set(head):
+    if not text or not name.isascii() or not text.isascii() or {"netmask", "bitmask"} & set(head):
         return None
     family = socket.AF_INET6 if "inet6" in head else socket.AF_INET
     found = ipset_lines(text.encode(), name.encode(), _KEY_BYTES[family], timed="timeout" in head)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 import attrs
 
 from nfkeep.migrate.parts import NEVER, AnyOf, NoneOf, Rows, Statement, Test
-from nfkeep.migrate.plenty import plenty
+from nfkeep.plenty import plenty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -85,6 +85,10 @@ class Layout:
 
     def add(self, parts: Sequence[Part], action: Action, source: int) -> None:
         """Write one rule of iptables at the end of the chain."""
+        if not action.rows and not _has_choice(parts):  # most rules
+            ready = _tidied_tests(parts)
+            self.chain.lines.append(Line((*ready, *action.statements, *action.remark), source=source))  # type: ignore[arg-type]
+            return
         ready = tidied(parts)
         if action.rows:
             body = self._body(action.rows, source)
@@ -189,13 +193,28 @@ def _fork(
 
 def tidied(parts: Sequence[Part]) -> tuple[Part, ...]:
     """The same parts with simple choices written as sets, and without what others imply."""
-    simple = [part for each in parts for part in _simplified(each)] if _has_choice(parts) else parts
+    if not _has_choice(parts):
+        return _tidied_tests(parts)
+    simple = [part for each in parts for part in _simplified(each)]
     needed = [
         part
         for n, part in enumerate(simple)
         if not (isinstance(part, Test) and part.left in _PROTOCOL and _implied(part, simple, n + 1))
     ]
     return _apart(_once(needed))
+
+
+def _tidied_tests(parts: Sequence[Part]) -> tuple[Part, ...]:
+    """The same for parts without a choice, which most rules have: in one go."""
+    kept: list[Part] = []
+    negated = 0
+    for number, part in enumerate(parts, 1):
+        if isinstance(part, Test):
+            if (part.left in _PROTOCOL and _implied(part, parts, number)) or part in kept:
+                continue
+            negated += part.negated
+        kept.append(part)
+    return _apart(tuple(kept)) if negated > 1 else tuple(kept)
 
 
 def _has_choice(parts: Iterable[Part]) -> bool:

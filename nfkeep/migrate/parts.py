@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TypeAlias
 
-from nfkeep.migrate.plenty import plenty
+from nfkeep.plenty import plenty
 
 _BITS = "ct state"
 """One bit of it is set, always; a test of several is one operation then. Thousands of sets would load very slowly."""

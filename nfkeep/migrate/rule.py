@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from nfkeep.errors import InvalidRuleError
 from nfkeep.migrate.loss import Lost
-from nfkeep.migrate.plenty import plenty
 from nfkeep.migrate.withheld import put_back, withhold
+from nfkeep.plenty import plenty
 from nfkeep.xtables.text import Rule
 
 if TYPE_CHECKING:
@@ -59,7 +59,10 @@ class Extension:
 
     def option(self, *names: str) -> Option | None:
         """The first option of one of these names."""
-        return next((each for each in self.options if each.name in names), None)
+        for each in self.options:  # most have one or two: a generator takes longer
+            if each.name in names:
+                return each
+        return None
 
     def __str__(self) -> str:
         return " ".join((self.name, *map(str, self.options)))
@@ -77,7 +80,10 @@ class ParsedRule:
 
     def of_head(self, name: str) -> Option | None:
         """The option of the head of this name: -s, -d, -p, -i, -o or -f."""
-        return next((each for each in self.head if each.name == name), None)
+        for each in self.head:
+            if each.name == name:
+                return each
+        return None
 
 
 class MatchTranslator(Protocol):
@@ -196,13 +202,25 @@ def _placed(rule: SourceRule, words: tuple[str, ...], chains: Chains, *, once: b
     at, end = 0, len(words)
     try:
         while at < end:
-            negated = words[at] == "!"
-            name = words[at + negated]
-            at += 1 + negated
-            if name == "-m" and not negated:
+            name = words[at]
+            at += 1
+            negated = name == "!"
+            if negated:
+                name = words[at]
+                at += 1
+            number = known.get(name)
+            if number is not None and name not in seen:
+                if once:
+                    seen.add(name)
+                behind = at + number
+                if behind > end:
+                    raise IndexError
+                here.append(Option(name, words[at:behind], negated))
+                at = behind
+            elif name == "-m" and not negated:
                 match, here = words[at], []
                 matches.append((match, here))
-                known = _options(match_translator(match), "-m", match)
+                known = _match_options(match)
                 at += 1
                 seen.clear()
             elif name in ("-j", "-g") and not negated and target is None:
@@ -212,20 +230,17 @@ def _placed(rule: SourceRule, words: tuple[str, ...], chains: Chains, *, once: b
                 seen.clear()
                 if target[0] not in chains.own and (goto or target[0] not in VERDICTS):
                     known = _target_options(rule, target[0], chains, goto=goto)
-            elif name in known and name not in seen:
-                if once:
-                    seen.add(name)
-                behind = at + known[name]
-                if behind > end:
-                    raise IndexError
-                here.append(Option(name, words[at:behind], negated))
-                at = behind
             else:
                 raise _OtherForm(f"{name!r} is not known here")
     except IndexError:
         raise _OtherForm("a word is missing at the end") from None
-    ready = tuple(Extension(name, tuple(options)) for name, options in matches)
+    ready = tuple([Extension(name, tuple(options)) for name, options in matches])
     return ParsedRule(rule, tuple(head), ready, target and Extension(target[0], tuple(target[1])), goto)
+
+
+@functools.cache
+def _match_options(name: str) -> Mapping[str, int]:
+    return _options(match_translator(name), "-m", name)
 
 
 def _target_options(rule: SourceRule, name: str, chains: Chains, *, goto: bool) -> Mapping[str, int]:

@@ -35,10 +35,14 @@ def script_text(tables: Sequence[NftTable], remarks: Sequence[str], *, members: 
     return "\n".join(lines) + "\n"
 
 
-def table_lines(table: NftTable, *, asleep: bool = False, members: bool = True) -> Iterator[str]:
-    """The lines that make a table; `asleep`: a dormant one; `members`: with the elements that come from ipset."""
-    yield f"table {table.family} {table.name}"
-    yield f"delete table {table.family} {table.name}"
+def table_lines(table: NftTable, *, anew: bool = True, asleep: bool = False, members: bool = True) -> Iterator[str]:
+    """The lines that make a table; `members`: with the elements that come from ipset.
+
+    `anew`: it takes the place of one of its name, not only adds to it; `asleep`: it is a dormant one.
+    """
+    if anew:
+        yield f"table {table.family} {table.name}"
+        yield f"delete table {table.family} {table.name}"
     yield f"table {table.family} {table.name} {{"
     if asleep:
         yield "\tflags dormant"

@@ -29,13 +29,12 @@ _TYPED = frozenset(
 
 def with_shared_sets(chains: Sequence[Chain], objects: Objects) -> Iterator[Chain]:
     """The same chains, with what many of their rules look up in sets of the table."""
-    users = collections.Counter(
-        (part.left, part.values)
-        for chain in chains
-        for line in chain.lines
-        for part in line.parts
-        if isinstance(part, Test) and len(part.values) > 1 and part.left in _TYPED
-    )
+    users: collections.Counter[tuple[str, tuple[str, ...]]] = collections.Counter()
+    for chain in chains:
+        for line in chain.lines:
+            for part in line.parts:
+                if isinstance(part, Test) and len(part.values) > 1 and part.left in _TYPED:
+                    users[part.left, part.values] += 1
     sets = {key: _declared(*key, objects) for key, number in users.items() if number >= FEWEST_USERS}
     for chain in chains:
         yield attrs.evolve(chain, lines=[_line(line, sets) for line in chain.lines]) if sets else chain

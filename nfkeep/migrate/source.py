@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nfkeep.errors import InvalidRuleError
-from nfkeep.migrate.plenty import plenty
 from nfkeep.model import Counters, Family
+from nfkeep.plenty import plenty
 from nfkeep.xtables.tables import TABLES
 from nfkeep.xtables.text import split
 
@@ -30,6 +30,7 @@ _FAMILIES = {"-4": Family.IPV4, "--ipv4": Family.IPV4, "-6": Family.IPV6, "--ipv
 _NO_CHAINS = frozenset({"ACCEPT", "DROP", "QUEUE", "RETURN"})  # libiptc's labels
 _LONGEST_CHAIN = 28  # XT_EXTENSION_MAXNAMELEN - 1
 _LARGEST_COUNT = (1 << 64) - 1
+_NOTHING = Counters()
 
 
 @plenty(slots=True)
@@ -186,6 +187,8 @@ class _Open:
 
 
 def _counters(number: int, packets: str, octets: str, line: str) -> Counters:
+    if packets == octets == "0":
+        return _NOTHING
     counted = Counters(int(packets), int(octets))
     if max(counted.packets, counted.bytes) > _LARGEST_COUNT:
         raise _fault(number, "a counter is too large", line)

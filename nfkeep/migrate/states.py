@@ -47,6 +47,7 @@ def state_tests(value: str) -> tuple[Test, ...]:
     return tuple(tests)
 
 
+@functools.lru_cache(maxsize=256)
 def state_parts(value: str, *, negated: bool = False) -> tuple[Part, ...]:
     """Whether the packet has one of the states `value` lists.
 

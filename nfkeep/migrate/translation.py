@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 _REMARKS = ("Translated from the rules of iptables; load it with: nft -f FILE",)
 _LEFT_OUT = ("iptables-nft-save could not print it, so its rules are not in the text", "nft list ruleset shows them")
 _ASSUMED = ("the text does not say its policy; ACCEPT is assumed", "say it, as in :INPUT DROP [0:0]")
+_VERDICTS = {name: Statement(name.lower()) for name in VERDICTS}
 _TOO_DEEP = Lost(
     f"nft nests at most {DEEPEST} chains below a base chain, and this would be one more", "have fewer chains in a row"
 )
@@ -325,7 +326,7 @@ def _action(parsed: ParsedRule, context: Context, where: _Where) -> Action:
             return Action((counted, Statement("return")), remark, leaves=True)
         verdict = where.chain.policy if target.name == "RETURN" else target.name
         assert verdict is not None
-        return Action((counted, Statement(verdict.lower())), remark)
+        return Action((counted, _VERDICTS[verdict]), remark)
     translator = target_translator(target.name)
     assert translator is not None, "readings() knows it"
     try:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import socket
 import struct
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from collections.abc import Iterator, Sequence
 import attrs
 
 from nfkeep.errors import CommitError, NfkeepError, PermissionDeniedError, UnsupportedError
-from nfkeep.nft.encode import NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWRULE, NLM_F_REQUEST, Message, batch, frame
+from nfkeep.nft.messages import NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWRULE, NLM_F_REQUEST, Message, batch, frame
 from nfkeep.nft.wire import MESSAGE_HEAD, attributes, attributes_at
 
 _SOL_NETLINK = 270
@@ -141,16 +140,19 @@ class BatchSocket:
     def _collect(self, sequence: int, found: list[tuple[int, bytes]]) -> bool:
         """Add what is dumped; whether there was a change meanwhile. The kernel goes on with a dump as it is read."""
         changed = False
+        head, size, unpack = _HEAD.size, _HEAD.size + 4, _HEAD.unpack_from
         while True:
-            for kind, _, of, data, flags in _messages(self._socket.recv(1 << 17)):
-                if of != sequence:
-                    continue
-                changed = changed or bool(flags & _NLM_F_DUMP_INTR)
-                if kind == _NLMSG_DONE:
-                    return changed
-                if kind == _NLMSG_ERROR:
-                    raise Refusal(-_ERROR.unpack_from(data)[0], 0, "a listing").error()
-                found.append((data[0], data[4:]))  # struct nfgenmsg begins with the family
+            data, at = self._socket.recv(1 << 17), 0
+            while at + head <= len(data):  # not by `_messages`: there are too many
+                length, kind, flags, of, _ = unpack(data, at)
+                if of == sequence:
+                    changed = changed or bool(flags & _NLM_F_DUMP_INTR)
+                    if kind == _NLMSG_DONE:
+                        return changed
+                    if kind == _NLMSG_ERROR:
+                        raise Refusal(-_ERROR.unpack_from(data, at + head)[0], 0, "a listing").error()
+                    found.append((data[at + head], data[at + size : at + length]))  # nfgenmsg begins with the family
+                at += max(length + (-length & 3), head)
 
     def fileno(self) -> int:
         """The socket's descriptor."""
@@ -244,7 +246,7 @@ def _bind(opened: socket.socket) -> None:
     """
     for _ in range(_TRIES_TO_BIND):
         try:
-            opened.bind((secrets.randbelow(_ADDRESSES) + _FIRST_ADDRESS, 0))
+            opened.bind((int.from_bytes(os.urandom(8), "big") % _ADDRESSES + _FIRST_ADDRESS, 0))
         except OSError as error:
             if error.errno != errno.EADDRINUSE:
                 opened.close()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import attrs
 
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.encode import NFT_MSG_GETCHAIN
+from nfkeep.nft.messages import NFT_MSG_GETCHAIN
 from nfkeep.nft.wire import attributes
 
 _FAMILIES = {1: "inet", 2: "ip", 10: "ip6"}

@@ -1,18 +1,30 @@
-"""A ruleset as nfnetlink messages, and a batch of messages as the bytes of one transaction. Pure packing, no I/O.
+"""A ruleset as nfnetlink messages. Pure packing, no I/O.
 
-linux/netlink.h, linux/netfilter/nfnetlink.h and nf_tables.h name the numbers. Headers are in the byte order of the
-host; what nf_tables puts into attributes is big-endian.
+linux/netfilter/nf_tables.h names the numbers; what nf_tables puts into attributes is big-endian.
 """
 
 from __future__ import annotations
 
 import functools
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
-import attrs
-
+from nfkeep.nft.messages import (
+    NFT_MSG_DELSETELEM,
+    NFT_MSG_DELTABLE,
+    NFT_MSG_GETOBJ,
+    NFT_MSG_NEWCHAIN,
+    NFT_MSG_NEWOBJ,
+    NFT_MSG_NEWRULE,
+    NFT_MSG_NEWSET,
+    NFT_MSG_NEWSETELEM,
+    NFT_MSG_NEWTABLE,
+    NLM_F_APPEND,
+    NLM_F_CREATE,
+    NLM_F_EXCL,
+    Message,
+)
 from nfkeep.nft.ruleset import (
     AskLimit,
     BaseChain,
@@ -37,7 +49,6 @@ from nfkeep.nft.ruleset import (
     Verdict,
 )
 from nfkeep.nft.wire import (
-    MESSAGE_HEAD,
     PADDING,
     attribute,
     data_value,
@@ -46,14 +57,6 @@ from nfkeep.nft.wire import (
     u32,
 )
 
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_EXCL, NLM_F_CREATE, NLM_F_APPEND = 0x1, 0x4, 0x200, 0x400, 0x800
-NFNL_MSG_BATCH_BEGIN, NFNL_MSG_BATCH_END = 0x10, 0x11
-NFNL_SUBSYS_NFTABLES = 10
-NFT_MSG_NEWTABLE, NFT_MSG_DELTABLE, NFT_MSG_NEWCHAIN, NFT_MSG_GETCHAIN, NFT_MSG_NEWRULE = 0, 2, 3, 4, 6
-NFT_MSG_NEWSET, NFT_MSG_NEWSETELEM, NFT_MSG_DELSETELEM = 9, 12, 14
-NFT_MSG_NEWOBJ, NFT_MSG_GETOBJ = 18, 19
-
-_NFPROTO_UNSPEC, NFPROTO_INET = 0, 1
 _NFT_TABLE_F_OWNER = 0x2
 _NFT_SET_TIMEOUT = 0x10
 _NFT_OBJECT_COUNTER = 1
@@ -61,21 +64,6 @@ _NFT_REG_1 = 1
 _NFT_DYNSET_OP_ADD = 0
 _NFT_JUMP, _NFT_GOTO = -3, -4
 _INET_PROTOCOL = 12  # the nft command's own number for the type, which the kernel only keeps: TYPE_INET_PROTOCOL
-_BIG = struct.Struct("!H").unpack(struct.pack("=H", NFNL_SUBSYS_NFTABLES))[0]
-
-
-@attrs.frozen(slots=True)
-class Message:
-    """One message of a batch: NFT_MSG_*, NLM_F_* beside REQUEST, its attributes, and what it is, for errors.
-
-    `family`: that of the table, NFPROTO_*.
-    """
-
-    kind: int
-    flags: int
-    body: bytes = attrs.field(repr=False)
-    what: str
-    family: int = NFPROTO_INET
 
 
 def make_table(name: str, ruleset: Ruleset) -> list[Message]:
@@ -128,32 +116,6 @@ def limit_expression(kind: int, limit: Limit) -> bytes:
         string(1, "limit")
         + nest(2, numbers + u32(3, limit.burst) + u32(4, int(limit.in_bytes)) + u32(5, int(limit.over))),
     )
-
-
-def batch(messages: Sequence[Message], sequence: int, generation: int | None = None) -> bytes:
-    """One transaction. The beginning has the number `sequence`, the messages those after it; the last is acknowledged.
-
-    With a `generation` the kernel refuses it (ERESTART) if there was a change since.
-    Kernels before 6.10 acknowledge neither the beginning nor the end (nfnetlink_rcv_batch() in nfnetlink.c).
-    """
-    last = len(messages)
-    condition = b"" if generation is None else u32(1, generation)  # NFNL_BATCH_GENID
-    parts = [_head(NFNL_MSG_BATCH_BEGIN, 0, sequence, len(condition), _NFPROTO_UNSPEC, _BIG) + condition]
-    for number, each in enumerate(messages, 1):
-        parts.append(frame(each, sequence + number, NLM_F_ACK if number == last else 0))
-    parts.append(_head(NFNL_MSG_BATCH_END, 0, sequence + last + 1, 0, _NFPROTO_UNSPEC, _BIG))
-    return b"".join(parts)
-
-
-def frame(message: Message, sequence: int, flags: int = 0) -> bytes:
-    """One message with its headers."""
-    kind = NFNL_SUBSYS_NFTABLES << 8 | message.kind
-    return _head(kind, message.flags | flags, sequence, len(message.body), message.family, 0) + message.body
-
-
-def _head(kind: int, flags: int, sequence: int, length: int, family: int, resource: int) -> bytes:
-    size = MESSAGE_HEAD.size + length
-    return MESSAGE_HEAD.pack(size, kind, NLM_F_REQUEST | flags, sequence & 0xFFFFFFFF, 0, family, 0, resource)
 
 
 def _set(table: bytes, each: TimedSet, number: int) -> Iterator[Message]:

@@ -14,7 +14,8 @@ import attrs
 
 from nfkeep.model import Hook
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.encode import (
+from nfkeep.nft.encode import rule_expressions
+from nfkeep.nft.messages import (
     NFT_MSG_DELTABLE,
     NFT_MSG_GETCHAIN,
     NFT_MSG_NEWCHAIN,
@@ -25,7 +26,6 @@ from nfkeep.nft.encode import (
     NLM_F_CREATE,
     NLM_F_EXCL,
     Message,
-    rule_expressions,
 )
 from nfkeep.nft.ruleset import Rule, Verdict
 from nfkeep.nft.wire import attribute, attributes, nest, string, u32

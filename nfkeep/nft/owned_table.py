@@ -13,7 +13,8 @@ import struct
 import threading
 
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.encode import delete_table, fill_set, flush_set, frame, make_table, read_counter
+from nfkeep.nft.encode import delete_table, fill_set, flush_set, make_table, read_counter
+from nfkeep.nft.messages import frame
 from nfkeep.nft.ruleset import Ruleset, TimedSet
 from nfkeep.nft.wire import attributes
 

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from nfkeep.errors import CommitError
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.elements import Found, SetHandle, fail
-from nfkeep.nft.encode import NFT_MSG_NEWSETELEM, NLM_F_CREATE, Message
 from nfkeep.nft.lasting import SeenSet, contents, delete_rules, delete_set, new_address_set, read_set, resize_set
+from nfkeep.nft.messages import NFT_MSG_NEWSETELEM, NLM_F_CREATE, Message
 from nfkeep.nft.wire import attribute, data_value, nest, string
 
 _TRIES = 50

@@ -12,12 +12,11 @@ import functools
 import struct
 from typing import TYPE_CHECKING
 
-import attrs
-
 from nfkeep.model import Counters
 from nfkeep.nft import _ffi
-from nfkeep.nft.encode import NFT_MSG_NEWRULE, Message
+from nfkeep.nft.messages import NFT_MSG_NEWRULE, Message
 from nfkeep.nft.wire import attribute, attributes, attributes_at, nest, string
+from nfkeep.plenty import plenty
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +33,7 @@ _TIMEOUT = 6  # NFTA_DYNSET_TIMEOUT
 _NAMELESS = (b"__set", b"__map")
 
 
-@attrs.frozen(slots=True)
+@plenty(slots=True)
 class SeenRule:
     """A rule as the kernel lists it. `counters` are those of its first counter; None if it has none.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nfkeep.nft.encode import NFT_MSG_DELTABLE, NFT_MSG_GETOBJ, NFT_MSG_NEWTABLE, NLM_F_CREATE, Message
+from nfkeep.nft.messages import NFT_MSG_DELTABLE, NFT_MSG_GETOBJ, NFT_MSG_NEWTABLE, NLM_F_CREATE, Message
 from nfkeep.nft.table_list import DORMANT
 from nfkeep.nft.wire import attributes, string, u32
 

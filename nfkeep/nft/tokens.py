@@ -20,7 +20,8 @@ from nfkeep.errors import NfkeepError, PermissionDeniedError, UnsupportedError
 from nfkeep.model import Family, Hook
 from nfkeep.nft import lasting
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.encode import NFT_MSG_NEWSETELEM, NLM_F_CREATE, Message, flush_set, limit_expression
+from nfkeep.nft.encode import flush_set, limit_expression
+from nfkeep.nft.messages import NFT_MSG_NEWSETELEM, NLM_F_CREATE, Message
 from nfkeep.nft.rule_counters import list_rules, seen
 from nfkeep.nft.ruleset import AskLimit, Bitwise, Compare, Counter, Header, Jump, Key, Limit, Payload, Relation, Verdict
 from nfkeep.nft.wire import attribute, data_value, nest, string

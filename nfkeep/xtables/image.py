@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _TARGET_AND_NEXT_AT = {Family.IPV4: 88, Family.IPV6: 140}
+_FROM_TARGET_ON = {Family.IPV4: struct.Struct("=HH4xQQ"), Family.IPV6: struct.Struct("=HH8xQQ")}  # counters come last
 _COUNTERS_AT = {Family.IPV4: 96, Family.IPV6: 152}
 _OFFSETS, _PAIR = struct.Struct("=HH"), struct.Struct("=QQ")
 _ERROR = b"ERROR\0"  # XT_ERROR_TARGET: the head of a user chain, with its name behind, and the end of the table
@@ -41,32 +42,52 @@ class Image:
         at = _COUNTERS_AT[self.family]
         return [Counters(*_PAIR.unpack_from(self.entries, start + at)) for start, _ in self._walk()]
 
-    def rules(self) -> Iterator[tuple[str, int, Counters, bytes]]:
-        """Chain, position from 1, counters and bytes of each rule; a policy stands behind the rules."""
-        entries, at, walk = self.entries, _COUNTERS_AT[self.family], list(self._walk())
-        ends = [*(start for start, _ in walk[1:]), len(entries)]
-        for place, (start, _), end in zip(self._places(walk), walk, ends, strict=True):
-            if place is not None:
-                yield (*place, Counters(*_PAIR.unpack_from(entries, start + at)), entries[start:end])
+    def counted(self, without: Iterable[bytes] = ()) -> Iterator[tuple[str, int, Counters]]:
+        """Chain, position from 1 and counters of each rule; a policy stands behind the rules.
+
+        Rules in which one of the texts `without` is are as if they were not there.
+        """
+        entries, at, unpack = self.entries, _TARGET_AND_NEXT_AT[self.family], _FROM_TARGET_ON[self.family].unpack_from
+        starts, start, chain, position = self._starts(), 0, "", 0
+        marks = sorted(each for text in without for each in _all_of(text, entries))
+        marks.append(len(entries))  # behind the last one
+        mark = iter(marks)
+        left_out = next(mark)
+        while start < len(entries):
+            target, following, packets, octets = unpack(entries, start + at)
+            if start in starts:
+                chain, position = starts[start], 0
+            end = start + following
+            if entries.startswith(_ERROR, start + target + 2):
+                chain, position = self._name(start + target), 0
+            elif left_out >= end:
+                position += 1
+                yield chain, position, Counters(packets, octets)
+            while left_out < end:
+                left_out = next(mark)
+            start = end
 
     def places(self) -> list[tuple[str, int] | None]:
         """Chain and position from 1 of each entry; None for the heads of chains. A policy stands behind the rules."""
-        return self._places(self._walk())
-
-    def _places(self, walk: Iterable[tuple[int, int]]) -> list[tuple[str, int] | None]:
-        starts = {self.hook_entries[hook]: hook.name for hook in Hook if self.valid_hooks >> hook & 1}
-        chain, position = "", 0
+        starts, chain, position = self._starts(), "", 0
         found: list[tuple[str, int] | None] = []
-        for start, target in walk:
+        for start, target in self._walk():
             if start in starts:
                 chain, position = starts[start], 0
             if self.entries.startswith(_ERROR, target + 2):
-                chain, position = self.entries[target + 32 : target + 62].split(b"\0")[0].decode(errors="replace"), 0
+                chain, position = self._name(target), 0
                 found.append(None)
                 continue
             position += 1
             found.append((chain, position))
         return found
+
+    def _starts(self) -> dict[int, str]:
+        return {self.hook_entries[hook]: hook.name for hook in Hook if self.valid_hooks >> hook & 1}
+
+    def _name(self, target: int) -> str:
+        """The name of the chain whose head has its target there."""
+        return self.entries[target + 32 : target + 62].split(b"\0")[0].decode(errors="replace")
 
     def _walk(self) -> Iterator[tuple[int, int]]:
         """Where each entry and its target begin."""
@@ -75,3 +96,11 @@ class Image:
             target, following = _OFFSETS.unpack_from(self.entries, start + at)
             yield start, start + target
             start += following
+
+
+def _all_of(text: bytes, entries: bytes) -> Iterator[int]:
+    """Where the text is, each time."""
+    at = entries.find(text)
+    while at >= 0:
+        yield at
+        at = entries.find(text, at + 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-import threading
+import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -224,25 +224,26 @@ def dormant() -> dict[tuple[str, str], bool]:
         return {each.key: each.dormant for each in tables(opened)}
 
 
-@pytest.mark.parametrize("number", [1, 2], ids=["nft's", "the one that reads the sets"])
-def test_ctrl_c_while_a_thread_starts(host: Namespace, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What that thread does is undone as well: nothing comes after it."""
-    started: list[threading.Thread] = []
-    start = threading.Thread.start
+@pytest.mark.parametrize("number", range(1, 5))
+def test_ctrl_c_while_a_program_starts(host: Namespace, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What that program does is undone as well: nothing comes after it."""
+    started: list[subprocess.Popen[bytes]] = []
+    start = subprocess.Popen.__init__
 
-    def interrupted(thread: threading.Thread) -> None:
-        start(thread)
-        started.append(thread)
+    def interrupted(process: subprocess.Popen[bytes], *args: Any, **options: Any) -> None:
+        start(process, *args, **options)
+        started.append(process)
         if len(started) == number:
             signal.raise_signal(signal.SIGINT)
 
     def interrupt_from_now_on() -> None:
-        monkeypatch.setattr(threading.Thread, "start", interrupted)
+        monkeypatch.setattr(subprocess.Popen, "__init__", interrupted)
 
     with pytest.raises(KeyboardInterrupt):
         moved(host, interrupt_from_now_on)
+    monkeypatch.undo()
     assert len(started) >= number
     for each in started:
-        each.join()
+        each.wait()
     assert host.run("nft list ruleset").stdout == ""
     assert "nft has the rules now" not in host.run("iptables-legacy-save").stdout

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-BOTTOM = {"errors", "model", "namespaces"}
+BOTTOM = {"errors", "model", "namespaces", "plenty"}
 WORLDS = {"xtables", "nft", "ipset", "conntrack"}
 MIDDLE = {"migrate", "bans", "keep"}
 TOP = "nfkeep"  # the public names, in nfkeep/__init__.py
@@ -24,6 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "namespaces": {"errors"},
     "model": {"errors"},
+    "plenty": set(),
     "xtables": BOTTOM,
     "nft": BOTTOM,
     "ipset": BOTTOM,

@@ -18,6 +18,7 @@ from nfkeep.conntrack import Condition, Selector
 from nfkeep.keep.guard import guard_ruleset
 from nfkeep.model import Hook
 from nfkeep.nft import encode, wire
+from nfkeep.nft.messages import Message, batch, frame
 from nfkeep.nft.ruleset import (
     AskLimit,
     BaseChain,
@@ -241,7 +242,7 @@ def test_flags(kind: int, flags: int) -> None:
     assert {each.flags for each in encode.make_table("t", guard()) if each.kind == kind} == {flags}
 
 
-SMALL: dict[str, tuple[encode.Message, int, Tree]] = {
+SMALL: dict[str, tuple[Message, int, Tree]] = {
     "delete": (encode.delete_table("t"), 2, [(1, b"t\0")]),
     "flush": (encode.flush_set("t", "shut"), 14, [(1, b"t\0"), (2, b"shut\0")]),
     "read": (encode.read_counter("t", "n"), 19, [(1, b"t\0"), (2, b"n\0"), (3, number(1))]),
@@ -249,10 +250,10 @@ SMALL: dict[str, tuple[encode.Message, int, Tree]] = {
 
 
 @pytest.mark.parametrize(("message", "kind", "body"), SMALL.values(), ids=SMALL)
-def test_small_messages(message: encode.Message, kind: int, body: Tree) -> None:
+def test_small_messages(message: Message, kind: int, body: Tree) -> None:
     """Deletion, flush and question name what they mean and nothing else; framed, they are in subsystem 10."""
     assert (message.kind, message.flags, tree(message.body)) == (kind, 0, body)
-    [seen] = messages(encode.frame(message, 7))
+    [seen] = messages(frame(message, 7))
     assert (seen.kind, seen.flags, seen.sequence, seen.family) == (10 << 8 | kind, 1, 7, 1)
 
 
@@ -265,7 +266,7 @@ def guard(*selectors: Selector, hooks: tuple[Hook, ...] = (Hook.INPUT, Hook.FORW
 def test_batch(sequence: int) -> None:
     """A batch is one transaction: begin, the messages, end, numbered in a row, only the last one acknowledged."""
     made = encode.make_table("t", guard(Selector(Hook.INPUT, (Condition(protocol=6),))))
-    seen = messages(encode.batch(made, sequence))
+    seen = messages(batch(made, sequence))
     begin, *inner, end = seen
     assert (begin.kind, end.kind) == (0x10, 0x11)
     assert [(each.flags, each.family, each.resource, each.attributes) for each in (begin, end)] == [
@@ -300,7 +301,7 @@ RANDOM_EXPRESSION = st.one_of(
 def test_any_rules_keep_their_structure(rules: tuple[Any, ...], table: str, chain: str) -> None:
     """Whatever the rules and names, the batch can be read to its last byte, and every expression is where it was."""
     made = encode.make_table(table, Ruleset(chains=(BaseChain(chain, Hook.INPUT, 0, rules),)))
-    inner = messages(encode.batch(made, 1))[3:-1]
+    inner = messages(batch(made, 1))[3:-1]
     found = [[(name, data or []) for _, [(_, name), (_, data)] in dict(each.attributes)[4]] for each in inner]
     assert found == [[expression(each) for each in rule] for rule in rules]
 

@@ -22,6 +22,8 @@ _AT_ONCE = 1000
 
 def carried_lists(text: str, family: Family) -> Iterator[tuple[str, str, RecentList]]:
     """The lists that rules of this text name: the name, the nft table in which its sets are, and those sets."""
+    if "recent" not in text:
+        return
     source = source_of(text, family)
     survey = Survey(source)
     tables = {table.name: place.name for place in place_tables(source) for table in place.tables}

@@ -7,7 +7,6 @@ are set to that and what has come since. A packet that passes while a rule's cou
 
 from __future__ import annotations
 
-import collections
 from typing import TYPE_CHECKING
 
 import attrs
@@ -40,16 +39,12 @@ Where = tuple[str, str, int]
 
 def final_counters(family: Family, *, without: frozenset[str] = frozenset()) -> dict[Where, Counters]:
     """What rules and policies of iptables have counted by now, but for the rules whose comment is one of `without`."""
-    found: dict[Where, Counters] = {}
     comments = [each.encode() for each in without]
-    for name in in_use(family):
-        left_out: collections.Counter[str] = collections.Counter()
-        for chain, position, counted, entry in read_image(name, family).rules():
-            if any(each in entry for each in comments):
-                left_out[chain] += 1
-            else:
-                found[name, chain, position - 1 - left_out[chain]] = counted
-    return found
+    return {
+        (name, chain, position - 1): counted
+        for name in in_use(family)
+        for chain, position, counted in read_image(name, family).counted(comments)
+    }
 
 
 def counted_between(before: str, after: str, family: Family) -> dict[Where, Counters]:
@@ -113,9 +108,10 @@ class Continuation:
         `counting` those among them that count for each of iptables.
         """
         self._understand()
-        counting = [_Counting(final[where], rules) for where, rules in self.counting.items() if where in final]
-        nothing = Counters()
-        wrong = [each for each in counting if each.missing != nothing]
+        counting = [(final[where], rules) for where, rules in self.counting.items() if where in final]
+        wrong = [
+            _Counting(rules, Counters(*missing)) for each, rules in counting if any(missing := _missing(each, rules))
+        ]
         settable = [each for each in wrong if each.first.settable]
         for at in range(0, len(settable), _AT_ONCE):
             some = settable[at : at + _AT_ONCE]
@@ -148,25 +144,25 @@ class Continuation:
 
 @attrs.frozen(slots=True)
 class _Counting:
-    """A rule of iptables that has counted `final`, and the rules of nft that count for it."""
+    """The rules of nft that count for one of iptables; `missing`: what all together have too little, or too much."""
 
-    final: Counters
     rules: list[tuple[Line, SeenRule]]
+    missing: Counters
 
     @property
     def first(self) -> SeenRule:
         """The rule that has what was counted before."""
         return self.rules[0][1]
 
-    @property
-    def missing(self) -> Counters:
-        """What all of them together have too little, or, below zero, too much."""
-        packets, octets = self.final.packets, self.final.bytes
-        for _, rule in self.rules:
-            if rule.counters is not None:
-                packets -= rule.counters.packets
-                octets -= rule.counters.bytes
-        return Counters(packets, octets)
+
+def _missing(final: Counters, rules: Sequence[tuple[Line, SeenRule]]) -> tuple[int, int]:
+    """Packets and bytes that these have too little, or, below zero, too much."""
+    packets, octets = final.packets, final.bytes
+    for _, rule in rules:
+        if rule.counters is not None:
+            packets -= rule.counters.packets
+            octets -= rule.counters.bytes
+    return packets, octets
 
 
 def _replaced(line: Line, rule: SeenRule, total: Counters) -> str:

@@ -36,9 +36,6 @@ if TYPE_CHECKING:
 
     from nfkeep.migrate.live.plan import Plan
 
-STEPS = 2
-"""How many times `apply` tells what it is about to do."""
-
 
 @attrs.frozen(slots=True)
 class Standing:
@@ -117,7 +114,7 @@ def apply(
         (table.name, family) for family, text in plan.host.rules.items() for table in source_of(text, family).tables
     )
     before = {record.FILES[family]: text for family, text in plan.host.rules.items()}
-    record.begin({**before, record.IPSETS: plan.host.ipsets, "new.nft": plan.without_members})
+    record.begin({**before, record.IPSETS: plan.host.ipsets})
     replaced = tuple((*each, plan.host.nft_tables[each]) for each in plan.host.iptables_nft)
     copied = tuple(each for each in legacy if each[1] in plan.host.compat)
     done = Record(APPLYING, legacy, plan.tables, copies=copied, replaced=replaced)
@@ -159,8 +156,11 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
 
 
 def _again(plan: Plan) -> Plan:
-    """The plan of now: who was seen since, and who is still banned. Raises NfkeepError if it is of other tables."""
-    fresh = renewed(plan, read_host())
+    """The plan of now: who was seen since, and who is still banned. Raises NfkeepError if it is of other tables.
+
+    There is time for what nobody but people read.
+    """
+    fresh = renewed(plan, read_host(meanwhile=lambda _: record.keep("new.nft", plan.without_members)))
     if fresh.tables != plan.tables:
         raise NfkeepError("the rules of iptables have other tables than when the move was planned: call it again")
     return fresh

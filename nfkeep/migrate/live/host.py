@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -12,14 +11,11 @@ from typing import TYPE_CHECKING
 import attrs
 
 from nfkeep.errors import InvalidRuleError
-from nfkeep.keep import quotas
-from nfkeep.keep.observe import observe_table
 from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.live import collection, iptables_nft, record
-from nfkeep.migrate.live.commands import run_tool
+from nfkeep.migrate.live.commands import Running
 from nfkeep.migrate.live.owners import BOOT_FILES
 from nfkeep.migrate.live.stamps import ListEntries, read_list
-from nfkeep.migrate.recent import DEFAULT_NAME
 from nfkeep.migrate.source import read_source, rules_of
 from nfkeep.model import Family
 from nfkeep.nft.table_list import table_handles
@@ -27,10 +23,12 @@ from nfkeep.xtables.jiffies import read_clock
 from nfkeep.xtables.tables import TableHandle, in_use
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.source import Source
+
+_IPSET_SAVE = ("ipset", "save")
 
 
 @attrs.frozen(slots=True)
@@ -56,20 +54,29 @@ class Host:
 
 
 @collection.put_off()
-def read_host() -> Host:
-    """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words."""
-    with ThreadPoolExecutor(max_workers=1) as pool:  # ipset takes about as long as the tables
-        saving = pool.submit(run_tool, ["ipset", "save"]) if _look_into_sets() else None
-        legacy = {family: text for family in Family if (text := save_text(family))}
+def read_host(*, meanwhile: Callable[[Mapping[Family, str]], object] | None = None) -> Host:
+    """Read this network namespace. Raises PermissionDeniedError, UnsupportedError, NfkeepError with a tool's words.
+
+    `meanwhile` is called with the rules, while ipset prints its sets if they look into any; else they are taken apart
+    then, for `source_of`.
+    """
+    with contextlib.ExitStack() as stack:
+        tables = {family: _opened(family, stack) for family in Family}
+        looked_into = any(handle.has(("set", "SET")) for handles in tables.values() for handle in handles)
+        # ipset takes about as long as the rest
+        saving = stack.enter_context(Running(_IPSET_SAVE)) if looked_into else None
+        legacy = {family: text for family, handles in tables.items() if (text := _saved(handles))}
         there = table_handles()
         ours = record.own_tables(record.load(), there)
         made = {family: iptables_nft.read_rules(family, there.keys() - ours) for family in Family}
         compat = {family: text for family, (text, _) in made.items() if text}
         rules = {family: each[family] for family in Family for each in (compat, legacy) if family in each}
         if saving is None and any(map(_says_set, rules.values())):
-            saving = pool.submit(run_tool, ["ipset", "save"])
-        if saving is not None and not saving.done():
-            _read_ahead(rules)
+            saving = stack.enter_context(Running(_IPSET_SAVE))
+        if meanwhile is not None:
+            meanwhile(rules)
+        elif saving is not None and not saving.has_ended():
+            read_ahead(rules)
         ipsets = saving.result() if saving is not None else ""
     return Host(
         MappingProxyType(rules),
@@ -97,12 +104,20 @@ def sets_of(text: str) -> Mapping[str, IpSet]:
 
 def save_text(family: Family) -> str:
     """The legacy tables of a family as `iptables-save -c` prints them, but for those that let everything pass."""
+    with contextlib.ExitStack() as stack:
+        return _saved(_opened(family, stack))
+
+
+def _opened(family: Family, stack: contextlib.ExitStack) -> list[TableHandle]:
+    return [stack.enter_context(TableHandle(name, family)) for name in in_use(family)]
+
+
+def _saved(handles: Iterable[TableHandle]) -> str:
     found = []
-    for name in in_use(family):
-        with TableHandle(name, family) as handle:
-            if _says_anything(handle):
-                _have_whole_quotas(handle)
-                found.append(handle.save())
+    for handle in handles:
+        if _says_anything(handle):
+            _have_whole_quotas(handle)
+            found.append(handle.save())
     return "".join(found)
 
 
@@ -117,6 +132,9 @@ def _says_anything(handle: TableHandle) -> bool:
 def _have_whole_quotas(handle: TableHandle) -> None:
     """Have the whole in the quotas in which only a rest stands: the rule's counter tells what of it is used up."""
     if handle.has(("quota",)):
+        from nfkeep.keep import quotas
+        from nfkeep.keep.observe import observe_table
+
         for (chain, number), rule in quotas.from_the_beginning(observe_table(handle.family, handle.name)).items():
             handle.rewrite(chain, number, rule)
 
@@ -125,21 +143,11 @@ def _says_set(text: str) -> bool:
     return "--match-set" in text or "-j SET" in text
 
 
-def _read_ahead(rules: Mapping[Family, str]) -> None:
-    """Have ready what will be asked for, while there is nothing else to do."""
+def read_ahead(rules: Mapping[Family, str]) -> None:
+    """Have ready what `source_of` will be asked for."""
     with contextlib.suppress(InvalidRuleError):  # for those who ask
         for family, text in rules.items():
             source_of(text, family)
-
-
-def _look_into_sets() -> bool:
-    """Whether a rule of iptables does."""
-    for family in Family:
-        for name in in_use(family):
-            with TableHandle(name, family) as handle:
-                if handle.has(("set", "SET")):
-                    return True
-    return False
 
 
 def _lists(rules: Mapping[Family, str]) -> dict[str, ListEntries]:
@@ -152,6 +160,8 @@ def _lists(rules: Mapping[Family, str]) -> dict[str, ListEntries]:
 
 def lists_named(source: Source) -> Iterator[tuple[str, str]]:
     """The lists of the recent match that rules name, and the table of the rule."""
+    from nfkeep.migrate.recent import DEFAULT_NAME  # behind the start of ipset, which this would put off
+
     for table, _, rule in rules_of(source):
         if "recent" not in rule.words:
             continue

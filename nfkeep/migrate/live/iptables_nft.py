@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import re
-import shutil
 from typing import TYPE_CHECKING
 
 from nfkeep.errors import InvalidRuleError, NfkeepError
 from nfkeep.migrate.live.commands import NFT_FAMILY, run_tool
 from nfkeep.migrate.source import read_source
 from nfkeep.model import Family
-from nfkeep.namespaces import Namespace
 from nfkeep.xtables.tables import TABLES
 
 if TYPE_CHECKING:
@@ -31,7 +29,7 @@ def read_rules(family: Family, there: Collection[tuple[str, str]]) -> tuple[str,
     somebody has written what the variant cannot print is not among its own.
     """
     wanted = {(NFT_FAMILY[family], name) for name in TABLES} & set(there)
-    if not wanted or shutil.which(_COMMAND[family]) is None:
+    if not wanted or not _is_installed(_COMMAND[family]):
         return "", []
     text = run_tool([_COMMAND[family], "-c"])
     try:
@@ -45,8 +43,16 @@ def read_rules(family: Family, there: Collection[tuple[str, str]]) -> tuple[str,
     return "".join(speaking), [(NFT_FAMILY[family], table.name) for table in own]
 
 
+def _is_installed(command: str) -> bool:
+    import shutil  # which loads compressors
+
+    return shutil.which(command) is not None
+
+
 def refused_by_legacy(tables: Iterable[str], family: Family) -> str:
     """Why there cannot be legacy tables of these names: what their tool says, in a namespace of its own; "" if so."""
+    from nfkeep.namespaces import Namespace  # not by those who have no tables of iptables-nft
+
     command = "ip6tables-legacy-restore" if family is Family.IPV6 else "iptables-legacy-restore"
     text = "".join(f"*{name}\nCOMMIT\n" for name in tables)
     with contextlib.closing(Namespace()) as namespace, namespace:

@@ -10,20 +10,22 @@ Sets that are in use by packets' rules are filled before anything is awake, too:
 from __future__ import annotations
 
 import contextlib
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+import attrs
+
 from nfkeep.errors import NfkeepError
-from nfkeep.keep.interrupts import deferred
-from nfkeep.migrate.live.commands import run_nft
+from nfkeep.migrate.live.commands import NFT, Running, run_nft
 from nfkeep.migrate.script import table_lines
 from nfkeep.nft.elements import ADD, ElementSocket, SetHandle, fail
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
+    from nfkeep.migrate.context import Declaration
     from nfkeep.migrate.ipset_plain import Plain
     from nfkeep.migrate.live.plan import Plan
+    from nfkeep.migrate.script import NftTable
     from nfkeep.migrate.translation import Translation
     from nfkeep.model import Family
 
@@ -33,20 +35,27 @@ _AT_ONCE = 1000
 def bring_in(plan: Plan, again: Callable[[], Plan]) -> Plan:
     """Load the tables asleep, with what is in their sets in the end; the plan that they are of.
 
-    `again` makes that plan while nft is at work on the rules. Raises NfkeepError where nft does not take them; the
-    caller takes out what is there. Tables that take the place of others cannot be there beside them: `wake` loads them.
+    The sets that come from ipset are made first: `again` makes that plan, and they are filled by it, while nft is at
+    work on the rules. Raises NfkeepError where nft does not take them; the caller takes out what is there. Tables that
+    take the place of others cannot be there beside them: `wake` loads them.
     """
     if plan.host.iptables_nft:
         return again()
-    script = _asleep(plan)  # not by the thread, which would wait for its turn
-    # Interrupted while it starts, the pool would forget its thread, and tables would come after all was undone.
-    with deferred(), ThreadPoolExecutor(max_workers=1) as pool:
-        loading = pool.submit(_load, script)
+    whole = _tables(plan)
+    filled = [attrs.evolve(each, declarations=_with_members(each), chains=()) for each in whole]
+    rest = [attrs.evolve(each, declarations=_without_members(each)) for each in whole]
+    with Running(NFT, _asleep(filled)) as making:
+        script = _asleep(rest, anew=False)
+        _loaded(making)
+    with Running(NFT, script) as loading:
         fresh = again()
-        loading.result()
-    if not _only_members_differ(plan, fresh):
-        _load(_asleep(fresh))
-    _fill(fresh)
+        only_members = _only_members_differ(plan, fresh)
+        if only_members:
+            _fill(fresh)
+        _loaded(loading)
+    if not only_members:
+        _load(_asleep(_tables(fresh)))
+        _fill(fresh)
     return fresh
 
 
@@ -58,15 +67,32 @@ def wake(plan: Plan) -> None:
     run_nft(plan.listed + "".join(f"table {family} {name}\n" for family, name in plan.tables))
 
 
-def _asleep(plan: Plan) -> str:
+def _tables(plan: Plan) -> list[NftTable]:
+    return [table for each in plan.translations.values() for table in each.tables]
+
+
+def _with_members(table: NftTable) -> tuple[Declaration, ...]:
+    return tuple(each for each in table.declarations if each.members is not None)
+
+
+def _without_members(table: NftTable) -> tuple[Declaration, ...]:
+    return tuple(each for each in table.declarations if each.members is None)
+
+
+def _asleep(tables: Iterable[NftTable], *, anew: bool = True) -> str:
     """Everything but the elements that come from sets of ipset."""
-    tables = [table for each in plan.translations.values() for table in each.tables]
-    return "".join([f"{line}\n" for table in tables for line in table_lines(table, asleep=True, members=False)])
+    lines = (line for each in tables for line in table_lines(each, anew=anew, asleep=True, members=False))
+    return "".join([f"{line}\n" for line in lines])
 
 
 def _load(script: str) -> None:
+    with Running(NFT, script) as loading:
+        _loaded(loading)
+
+
+def _loaded(loading: Running) -> None:
     try:
-        run_nft(script)
+        loading.result()
     except NfkeepError as error:
         raise NfkeepError(f"this host's nft does not take the script: {error}") from error
 

@@ -21,7 +21,6 @@ from nfkeep.migrate.live.iptables_nft import refused_by_legacy
 from nfkeep.migrate.live.owners import Owner, find
 from nfkeep.migrate.live.tokens import keys_of
 from nfkeep.migrate.script import script_text
-from nfkeep.migrate.source import rules_of
 from nfkeep.migrate.translation import Translation, translate_source
 from nfkeep.model import Family
 
@@ -30,6 +29,7 @@ if TYPE_CHECKING:
 
     from nfkeep.migrate.live.host import Host
     from nfkeep.migrate.live.tokens import Keys
+    from nfkeep.migrate.source import SourceRule
 
 ON_THE_WAY = "a packet that passes in the milliseconds of the change may be missing"
 _WHILE_LOADING = "what passes while nft loads the script is not in it"
@@ -168,17 +168,19 @@ def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
     carried = {name for name, _, _ in carried_lists(text, family)}
     for name in sorted(carried & host.recent.keys()):
         yield _list(name, family, len(host.recent[name]))
-    numbers: dict[tuple[str, str], int] = {}
-    for table, chain, rule in rules_of(source_of(text, family)):
-        number = numbers[table.name, chain.name] = numbers.get((table.name, chain.name), 0) + 1
-        if _NOTED.isdisjoint(rule.words):
-            continue
-        for word, kind in zip(rule.words, rule.words[1:], strict=False):
-            where = f"{family} {table.name} {chain.name} rule {number}"
-            if word == "-m" and kind in _STATES:
-                yield Outcome(kind, where, *_STATES[kind])
-            if word == "-j" and kind in _DOING and not {"--ttl-set", "--hl-set"} & set(rule.words):
-                yield Outcome(kind, where, Fidelity.APPROXIMATED, _TWICE.format(_DOING[kind]))
+    for table in source_of(text, family).tables:
+        for chain in table.chains:
+            for number, rule in enumerate(chain.rules, 1):
+                if not _NOTED.isdisjoint(rule.words):
+                    yield from _noted(rule, f"{family} {table.name} {chain.name} rule {number}")
+
+
+def _noted(rule: SourceRule, where: str) -> Iterator[Outcome]:
+    for word, kind in zip(rule.words, rule.words[1:], strict=False):
+        if word == "-m" and kind in _STATES:
+            yield Outcome(kind, where, *_STATES[kind])
+        if word == "-j" and kind in _DOING and not {"--ttl-set", "--hl-set"} & set(rule.words):
+            yield Outcome(kind, where, Fidelity.APPROXIMATED, _TWICE.format(_DOING[kind]))
 
 
 def _list(name: str, family: Family, addresses: int) -> Outcome:

@@ -10,7 +10,6 @@ import contextlib
 import fcntl
 import json
 import os
-import shutil
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -202,6 +201,8 @@ def awaited() -> bool:
 
 def forget() -> None:
     """Remove everything of this network namespace's move."""
+    import shutil  # which loads compressors
+
     shutil.rmtree(folder(), ignore_errors=True)
 
 

@@ -19,8 +19,8 @@ from nfkeep.migrate.live import record
 from nfkeep.migrate.live.host import sets_of, source_of
 from nfkeep.migrate.names import identifier
 from nfkeep.migrate.parts import Statement
-from nfkeep.migrate.plenty import plenty
 from nfkeep.model import Counters, Family
+from nfkeep.plenty import plenty
 from nfkeep.xtables.text import split
 
 if TYPE_CHECKING:
@@ -109,11 +109,12 @@ class Ties:
 def tie(made: Continuation, final: Mapping[Where, Counters], ipsets: str) -> FamilyTies:
     """What is tied in a family whose translation goes on from `final`. `ipsets`: what `ipset save` printed for it."""
     family, translation, there = made.family, made.translation, made.there
+    chains = {name: by_chain(rules) for name, rules in there.items()}
     places = {
-        name: {rule.handle: at for some in by_chain(rules).values() for at, rule in enumerate(some)}
-        for name, rules in there.items()
+        name: {rule.handle: at for some in each.values() for at, rule in enumerate(some)}
+        for name, each in chains.items()
     }
-    quotas = _quotas(translation)
+    quotas, none = _quotas(translation), Counters()
     rules = []
     for table in source_of(made.text, family).tables:
         for chain in table.chains:
@@ -122,15 +123,15 @@ def tie(made: Continuation, final: Mapping[Where, Counters], ipsets: str) -> Fam
             for at, (key, among) in enumerate(keys):
                 where = table.name, chain.name, at
                 if found := made.counting.get(where):
-                    tied = tuple((r.table, r.chain, places[r.table][r.handle]) for _, r in found)
-                    base = final.get(where, Counters())
+                    tied = tuple([(r.table, r.chain, places[r.table][r.handle]) for _, r in found])
+                    base = final.get(where, none)
                     rules.append(Tie(table.name, key, among, base, tied, tuple(quotas.get(lines[at], ()))))
     made_tables = {
         name: MadeTable(
             made.handles[name],
-            {chain: tuple((each.handle, digest(each)) for each in some) for chain, some in by_chain(listed).items()},
+            {chain: tuple([(each.handle, digest(each)) for each in some]) for chain, some in listed.items()},
         )
-        for name, listed in there.items()
+        for name, listed in chains.items()
     }
     return FamilyTies(family, made_tables, tuple(rules), tuple(_sets(translation, ipsets)))
 
@@ -203,14 +204,7 @@ def _written(tied: FamilyTies) -> dict[str, Any]:
         "family": tied.family.name,
         "tables": {name: {"handle": each.handle, "chains": each.chains} for name, each in tied.tables.items()},
         "rules": [
-            {
-                "table": each.table,
-                "key": each.key,
-                "among": each.among,
-                "base": {"packets": each.base.packets, "bytes": each.base.bytes},
-                "rules": each.rules,
-                "quotas": each.quotas,
-            }
+            (each.table, each.key, each.among, each.base.packets, each.base.bytes, each.rules, each.quotas)
             for each in tied.rules
         ],
         "sets": [attrs.asdict(each) for each in tied.sets],
@@ -227,14 +221,14 @@ def _family(found: Any) -> FamilyTies:
         made,
         tuple(
             Tie(
-                each["table"],
-                (each["key"][0], tuple(each["key"][1]), each["key"][2]),
-                each["among"],
-                Counters(**each["base"]),
-                tuple(map(tuple, each["rules"])),
-                tuple(map(tuple, each["quotas"])),
+                table,
+                (chain, tuple(words), number),
+                among,
+                Counters(packets, octets),
+                tuple(map(tuple, rules)),
+                tuple(map(tuple, quotas)),
             )
-            for each in found["rules"]
+            for table, (chain, words, number), among, packets, octets, rules, quotas in found["rules"]
         ),
         tuple(TiedSet(**each) for each in found["sets"]),
     )
@@ -244,6 +238,8 @@ def _quotas(translation: Translation) -> dict[int, list[tuple[str, str]]]:
     """Table and name of the quotas of a line of the source, in its order."""
     found: dict[int, list[tuple[str, str]]] = {}
     for table in translation.tables:
+        if not any(each.kind == "quota" for each in table.declarations):
+            continue
         for chain in table.chains:
             for line in chain.lines:
                 for part in line.parts:

@@ -23,13 +23,13 @@ from nfkeep.migrate.source import rules_of
 from nfkeep.migrate.survey import Survey
 from nfkeep.model import Family
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.tokens import Drain, LimitedSet, add_keys
 from nfkeep.xtables.hashlimit import buckets, read_buckets
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from nfkeep.migrate.translation import Translation
+    from nfkeep.nft.tokens import LimitedSet
     from nfkeep.xtables.hashlimit import Bucket
 
 KIND = "hashlimit"
@@ -78,6 +78,8 @@ class Keys:
         return Outcome(KIND, self.where, Fidelity.RESTORED, detail)
 
     def _carried(self, opened: BatchSocket, limit: Limit) -> int:
+        from nfkeep.nft.tokens import Drain, add_keys  # not by those who have no such table
+
         found = self._read(limit)
         if not found:
             return 0
@@ -101,6 +103,8 @@ class Keys:
         return {packed_key(limit, each.addresses, each.ports): (at, each) for at, each in read}
 
     def _sets(self, limit: Limit) -> tuple[LimitedSet, LimitedSet]:
+        from nfkeep.nft.tokens import LimitedSet
+
         in_nft = limit.in_nft(over=self.over)
         known, limits = (
             LimitedSet(self.family, self.table, identifier(name), limit.expire, in_nft) for name in set_names(self.name)

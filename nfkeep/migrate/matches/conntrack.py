@@ -52,6 +52,8 @@ _Ways = tuple[tuple["Simple", ...], ...]
 
 def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     """One test for each option, but for packets without an entry."""
+    if len(match.options) == 1 and (only := match.options[0]).name == "--ctstate":  # most rules ask for no more
+        return state_parts(only.value, negated=only.negated)
     ports = tuple(option for option in match.options if option.name.endswith("port"))
     protocol = match.option("--ctproto")
     elsewhere = ["--ctstate", *(["--ctproto"] if ports and protocol and not protocol.negated else [])]

@@ -20,8 +20,10 @@ _HEADER = 20
 
 def translate(match: Extension, context: Context) -> tuple[Part, ...]:
     """One test for each option."""
-    parts = (part for option in match.options for part in _part(option, context))
-    return (*first_fragment(context, _HEADER), *parts)
+    parts = [*first_fragment(context, _HEADER)]
+    for option in match.options:
+        parts += _part(option, context)
+    return tuple(parts)
 
 
 def _part(option: Option, context: Context) -> tuple[Part, ...]:
