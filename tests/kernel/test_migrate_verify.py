@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nfkeep import Family
+from nfkeep.migrate import translate
 from nfkeep.migrate.source import read_source
 from nfkeep.migrate.verify import Harness, Packet, Refused, verify
 from nfkeep.migrate.verify.derive import packets_for
@@ -328,6 +329,25 @@ def test_names_the_rules(harnesses: dict[Family, Harness]) -> None:
     assert found.mismatches
     assert {mismatch.rules for mismatch in found.mismatches} == {(rules[7],)}
     assert any(":22 " in mismatch.packet and "dropped" in mismatch.legacy for mismatch in found.mismatches)
+
+
+@pytest.mark.parametrize("used", [0, 52, 300, 520, 5000])
+@pytest.mark.parametrize("negated", ["", "! "])
+def test_what_is_used_up_of_a_quota_is_no_difference(used: int, negated: str) -> None:
+    """Whether the script is a translation or what nft lists of its own: the quota is tried from its beginning."""
+    rule = f"-A INPUT -p udp -m udp --dport 7 -m quota {negated}--quota 520 -j DROP"
+    head = "*filter\n:INPUT ACCEPT [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
+    text = f"{head}[{used // 52}:{used}] {rule}\nCOMMIT\n"
+    translated = translate(text, V4).script
+    listed = script(
+        "INPUT", f"{WHOLE} udp dport 7 quota {'over ' if negated else ''}520 bytes used {used} bytes drop", "filter", V4
+    )
+    for each in (translated, listed):
+        found = verify(text, each, V4, packets=60)
+        assert found.mismatches == ()
+        assert any("-m quota" in told for told in found.uncompared) == bool(used)
+    other = listed.replace("520 bytes", "572 bytes")
+    assert verify(text, other, V4, packets=60).mismatches
 
 
 def test_names_the_rules_that_counted() -> None:

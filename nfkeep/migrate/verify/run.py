@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nfkeep.errors import NfkeepError
 from nfkeep.migrate.source import read_source, rules_of
+from nfkeep.migrate.verify.quotas import unused_rules, unused_script
 from nfkeep.migrate.verify.result import Mismatch, Verification
 from nfkeep.migrate.verify.rulesets import Refused
 from nfkeep.migrate.verify.shrink import fewest_rules, rule_lines, without
@@ -26,6 +27,7 @@ def run(
 ) -> Verification:
     """Compare and explain; see nfkeep.migrate.verify.verify."""
     uncompared = list(unseen(read_source(save_text, harness.family)))
+    save_text, script = unused_rules(save_text), unused_script(script)
     try:
         comparison = harness.compare(save_text, script, packets, seed=seed, counters=True)
     except Refused as refused:

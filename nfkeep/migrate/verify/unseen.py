@@ -56,5 +56,7 @@ def unseen(source: Source) -> Iterator[str]:
         for match in dict.fromkeys(word.value for word in words.conditions if word.name == "-m"):
             if match in _MATCHES:
                 yield f"{where}: -m {match}: hardly tried: {_MATCHES[match]}"
+            if match == "quota" and rule.counters and rule.counters.bytes:
+                yield f"{where}: -m quota: how much is used up of it: it begins whole on both sides"
         if any(word.name == "--mode" and word.value == "random" for word in words.conditions):
             yield f"{where}: -m statistic: chance differs from host to host"
