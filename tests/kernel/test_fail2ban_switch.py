@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -103,6 +104,12 @@ def test_a_list_that_was_left_behind_is_taken_over_at_the_start(host: Host, name
     assert probe.stop() == 0
 
 
+def in_rules(host: Host) -> set[str]:
+    """The words of all rules and sets that are in force."""
+    listings = ("nft list ruleset", "iptables-legacy-save")
+    return {word for each in listings for word in re.split(r"[\s,/]+", host.net.gateway.run(each).stdout)}
+
+
 @pytest.mark.parametrize("old", [MULTIPORT, NFTABLES], ids=["iptables-multiport", "nftables-multiport"])
 def test_other_actions_are_followed_without_a_gap(host: Host, old: str) -> None:
     """`adopt` before the restart: the bans are those of fail2ban's database, and the old action takes its own down."""
@@ -112,6 +119,7 @@ def test_other_actions_are_followed_without_a_gap(host: Host, old: str) -> None:
     host.fail2ban.knock(*banned)
     assert wait_until(lambda: all(map(host.fail2ban.has_persisted, banned)), 10.0)
     assert wait_until(lambda: len(host.fail2ban.banned("one")) == 4)
+    assert wait_until(lambda: all(each in in_rules(host) for each in map(str, banned)))  # fail2ban says so before
 
     probe = host.probe(*banned)
     host.fail2ban.set_up({"one": NEW})
@@ -132,8 +140,7 @@ def test_a_reload_changes_actions_without_a_gap(host: Host) -> None:
     host.fail2ban.start()
     host.fail2ban.knock(*banned)
     assert wait_until(lambda: len(host.fail2ban.banned("one")) == 4)
-    ruleset = ["nft", "list", "ruleset"]
-    assert wait_until(lambda: all(str(each) in host.net.gateway.run(ruleset).stdout for each in banned))
+    assert wait_until(lambda: all(each in in_rules(host) for each in map(str, banned)))
 
     probe = host.probe(*banned)
     host.fail2ban.set_up({"one": NEW})
