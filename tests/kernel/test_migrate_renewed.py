@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from nfkeep import NfkeepError
+from nfkeep.cli import move
 from nfkeep.migrate.live import cutover, load, record
 from nfkeep.migrate.live.host import read_host
 from nfkeep.migrate.live.plan import make_plan
@@ -107,6 +108,14 @@ def test_as_it_was_planned(host: Namespace) -> None:
     listing = host.run("nft list ruleset").stdout
     assert "dormant" not in listing
     assert "ip saddr @banned counter packets 7 bytes 700 drop" in listing
+
+
+def test_the_bar_of_apply_gets_to_its_end(host: Namespace) -> None:
+    """The command says beforehand how many steps it will tell: one of its own, and those of the move."""
+    told: list[str] = []
+    with host, record.locked():
+        cutover.apply(make_plan(read_host(), try_out=False), told.append)
+    assert len(told) + 1 == move._STEPS
 
 
 def test_who_is_banned_and_who_is_no_longer(host: Namespace) -> None:
