@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from nfkeep.errors import InvalidListError, ListFullError, ListGoneError, Unsupp
 from nfkeep.keep import hold
 from nfkeep.testing import wait_until
 from nfkeep.xtables import recent
+from nfkeep.xtables.jiffies import read_clock
 
 if TYPE_CHECKING:
     from nfkeep.namespaces import Namespace
@@ -331,6 +333,13 @@ def test_ages_are_the_kernels(opened: Opener) -> None:
     assert wait_until(lambda: left(opened(timeout_ms=3600_000)) < first - 50)
     backend.add(Kind.HOST4, four(1), 0)
     assert wait_until(lambda: left(backend) > first - 50)
+
+
+def test_the_kernels_clock() -> None:
+    """It runs at its rate since the kernel started, five minutes below 2**32 (INITIAL_JIFFIES, linux/jiffies.h)."""
+    clock, seconds = read_clock(), time.monotonic()
+    assert clock is not None
+    assert abs((clock.jiffies - 2**32) / clock.rate + 300 - seconds) < 2 + seconds / 1000
 
 
 def test_what_is_past_its_timeout_makes_room(opened: Opener, namespace: Namespace) -> None:
