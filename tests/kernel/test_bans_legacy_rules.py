@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from limited import DIALS, LIMIT, Shape
+from seccomp import environment
 
 import nfkeep
 from nfkeep import Family
@@ -435,8 +436,7 @@ except UnsupportedError as error:
 
 def test_a_kernel_without_tables_for_ipv6(namespace: Namespace) -> None:
     """A host that speaks IPv6, and has no tables for it, is told so, and nothing is made."""
-    where = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    said = namespace.run([sys.executable, "-c", NO_IPV6], env={**os.environ, "PYTHONPATH": where})
+    said = namespace.run([sys.executable, "-c", NO_IPV6], env=environment())
     assert said.stdout == "ip6table_mangle None\n"
     assert [line for line in saved(namespace) if "nfkeep" in line] == []
 

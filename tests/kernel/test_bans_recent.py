@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from seccomp import environment
 
 import nfkeep
 from nfkeep import Family
@@ -505,8 +506,7 @@ def test_a_kernel_without(namespace: Namespace, call: int, option: int, number: 
         "except UnsupportedError as error:\n"
         "    print(error.feature)\n"
     )
-    where = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-    said = namespace.run([sys.executable, "-c", script], env={**os.environ, "PYTHONPATH": where})
+    said = namespace.run([sys.executable, "-c", script], env=environment())
     assert said.stdout.split() == [feature]
 
 

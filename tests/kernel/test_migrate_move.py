@@ -222,6 +222,23 @@ def test_nobody_confirms_the_second_time(mover: Mover) -> None:
     assert wait_until(lambda: mover.force() == OLD, timeout=20.0)
 
 
+def test_what_cannot_be_undone_is_tried_again(mover: Mover, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever waits does not give up: where the lock cannot be had when the time is over, it is undone once it can."""
+    locks = tmp_path / "locks"
+    locks.mkdir()
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(locks / "xtables.lock"))
+    mover("apply", "--confirm", "3")
+    locks.rename(tmp_path / "away")
+    with mover.namespace:
+        log = record.folder() / "watch.log"
+    assert wait_until(lambda: "cannot be undone yet" in log.read_text(), timeout=20.0)
+    assert mover.force() == NEW
+    (tmp_path / "away").rename(locks)
+    assert wait_until(lambda: mover.force() == OLD, timeout=20.0)
+    assert wait_until(lambda: not watching(mover.namespace))
+    assert mover.nft() == ""
+
+
 def test_nobody_can_wait(mover: Mover) -> None:
     """Where no watch can be started, nothing is moved."""
     before = without_counters(mover.legacy())

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 PROBE_SECONDS = 1.0
 """A probe is run so often; one that takes five times as long has failed."""
 
+AGAIN_SECONDS = 2.0
+"""What cannot be undone is tried again after so long."""
+
 _LOG = "watch.log"
 
 
@@ -55,7 +58,8 @@ def start(seconds: float, probe: str) -> None:
 def watch(seconds: float, probe: str = "") -> None:
     """Wait until the move that is on record is confirmed or undone, and undo it if its time is over or the probe fails.
 
-    `seconds`: for how long to wait in all for the move to be made, should the one that makes it die.
+    `seconds`: for how long to wait in all for the move to be made, should the one that makes it die. What fails to be
+    undone is tried until it is, or somebody else has done it.
     """
     latest = time.monotonic() + seconds
     words = shlex.split(probe)
@@ -68,8 +72,15 @@ def watch(seconds: float, probe: str = "") -> None:
                 return
             left = deadline - time.monotonic()
             failed = bool(words) and state == APPLIED and not probed(words)
-            if (left <= 0 or failed) and _undone(latest, failed=failed):
-                return
+            if left <= 0 or failed:
+                try:
+                    if _undone(latest, failed=failed):
+                        return
+                    continue  # there is time left after all
+                except Exception as error:
+                    # Whatever it is: nobody else may be able to, and what is in the way, such as a lock, may go away.
+                    print(f"it cannot be undone yet: {error!r}", file=sys.stderr, flush=True)
+                    left = AGAIN_SECONDS
             select.select([wake], [], [], min(left, PROBE_SECONDS) if words else left)
             with contextlib.suppress(BlockingIOError):
                 os.read(wake.fileno(), 4096)
