@@ -79,7 +79,7 @@ def watch(seconds: float, probe: str = "") -> None:
                     continue  # there is time left after all
                 except Exception as error:
                     # Whatever it is: nobody else may be able to, and what is in the way, such as a lock, may go away.
-                    print(f"it cannot be undone yet: {error!r}", file=sys.stderr, flush=True)
+                    sys.stderr.write(f"it cannot be undone yet: {error!r}\n")
                     left = AGAIN_SECONDS
             select.select([wake], [], [], min(left, PROBE_SECONDS) if words else left)
             with contextlib.suppress(BlockingIOError):
