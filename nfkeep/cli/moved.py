@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from nfkeep.cli import outcomes
-from nfkeep.migrate.live import cutover, persist, record
+from nfkeep.migrate.live import cutover, persist, plan, record
 
 __all__ = ["confirm", "rollback", "status"]
 
@@ -24,7 +24,10 @@ _EPILOG = "Exit status: 0 done, 1 failed with one line on stderr, 2 wrong usage.
 )  # fmt: skip
 @click.option("--no-config", is_flag=True, help="Write them nowhere, and leave the services of systemd alone.")
 def confirm(config: Path | None, no_config: bool) -> int:
-    """Keep the rules of nft, take those of iptables out, and have nft's loaded at the next boot."""
+    """Keep the rules of nft, take those of iptables out, and have nft's loaded at the next boot.
+
+    Tells what to change in programs that go on writing with iptables, such as fail2ban and ufw.
+    """
     with record.locked():
         own = record.folder().name == record.HOST
         path = config or (persist.CONFIGURATION if own and not no_config else None)
@@ -41,7 +44,11 @@ def confirm(config: Path | None, no_config: bool) -> int:
         if switching:
             done += persist.switch_services()
             persist.finish()
+        owners = plan.owners({family: record.kept(name) for family, name in record.FILES.items()})
     print(*done, sep="\n")
+    if owners:
+        print("Programs that go on writing with iptables, which nobody looks at any more:")
+        outcomes.show_owners(owners)
     return 0
 
 

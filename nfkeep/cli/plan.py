@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfkeep.cli import table
+from nfkeep.cli import outcomes, table
 from nfkeep.cli.translate import status
 from nfkeep.migrate.live import page
 from nfkeep.migrate.live.host import read_host
@@ -74,7 +74,7 @@ def _tell(made: Plan) -> None:
         )
     if made.owners:
         print("\nPrograms that go on writing with iptables, which nobody looks at after the move:")
-        table.show(("program", "told by", "what to do"), [(o.program, o.by, o.advice) for o in made.owners])
+        outcomes.show_owners(made.owners)
     for each in made.obstacles:
         print(f"\nIn the way: {table.plain(each)}")
 

@@ -199,6 +199,23 @@ def test_after_the_next_boot(mover: Mover, tmp_path: Path) -> None:
     assert "ip saddr 192.0.2.1" in rules
 
 
+def test_who_has_to_be_switched(mover: Mover) -> None:
+    """Once it is final the operator is told of each program that goes on with iptables, and what to change there."""
+    mover("apply")
+    assert "Programs" not in mover("confirm").stdout
+    mover("rollback")
+    for chain in "f2b-sshd", "ufw-before-input":
+        mover.namespace.run(f"iptables-legacy -N {chain}")
+    mover("apply")
+    said = mover("confirm").stdout.partition("Programs that go on writing with iptables")[2].splitlines()
+    assert [line.split()[:3] for line in said[2:]] == [
+        ["fail2ban", "chain", "f2b-sshd"],
+        ["ufw", "chain", "ufw-before-input"],
+    ]
+    assert "nfkeep fail2ban adopt" in said[2]
+    assert "stop and disable it" in said[3]
+
+
 def test_a_file_that_cannot_be_written(mover: Mover, tmp_path: Path) -> None:
     """Nothing is confirmed then."""
     mover("apply")

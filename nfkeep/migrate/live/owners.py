@@ -24,9 +24,7 @@ BOOT_FILES = tuple(
 )
 """What netfilter-persistent, or iptables.service on Red Hat, loads at boot."""
 
-_NO_NFT = (
-    "it writes with iptables only: stop and disable it before you confirm, and change /etc/nftables.conf from then on"
-)
+_NO_NFT = "it writes with iptables only: stop and disable it, and change /etc/nftables.conf from then on"
 _ADVICE = MappingProxyType(
     {
         "Calico": 'set "nftablesMode: Enabled" in the FelixConfiguration (from Calico 3.29)',
@@ -45,7 +43,7 @@ _ADVICE = MappingProxyType(
         "ufw": _NO_NFT,
     }
 )
-_OTHERWISE = "have it write with nft before you confirm: what it adds to the tables of iptables then is not in force"
+_OTHERWISE = "have it write with nft: what it adds to the tables of iptables after the move is not in force"
 _AT_BOOT = "netfilter-persistent"
 _SWITCHED = "`nfkeep-migrate confirm` disables what loads it, on a host with systemd; else have nothing load it at boot"
 

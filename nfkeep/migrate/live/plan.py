@@ -131,10 +131,15 @@ def make_plan(host: Host, *, look: bool = True, try_out: bool = True) -> Plan:
     sets = sets_of(host.ipsets)
     translations = {family: translate_source(source_of(text, family), sets) for family, text in host.rules.items()}
     keys = tuple(each for of, text in host.rules.items() for each in keys_of(text, of, translations[of]))
-    chains = [c.name for f, text in host.rules.items() for t in source_of(text, f).tables for c in t.chains]
-    owned = tuple(find(chains, host.boot_files))
+    owned = owners(host.rules, host.boot_files)
     plan = Plan(host, MappingProxyType(translations), tuple(outcomes(host, keys)), owned, keys=keys)
     return attrs.evolve(plan, obstacles=tuple(_obstacles(plan, try_out=try_out))) if look else plan
+
+
+def owners(rules: Mapping[Family, str], boot_files: Iterable[str] = ()) -> tuple[Owner, ...]:
+    """The programs that chains in these rules, as iptables-save prints them, belong to, and what loads these files."""
+    chains = [c.name for family, text in rules.items() for t in source_of(text, family).tables for c in t.chains]
+    return tuple(find(chains, boot_files))
 
 
 def _obstacles(plan: Plan, *, try_out: bool) -> Iterator[str]:
