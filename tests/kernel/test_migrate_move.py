@@ -82,6 +82,20 @@ def test_connections_and_their_limit(start_service: Callable[..., Service], shap
         assert len(living(old)) == LIMIT
 
 
+def test_a_set_that_is_named_like_those_that_count(mover: Mover) -> None:
+    """Counts of connections begin anew in a move; what is in a set of the operator's does not, whatever its name."""
+    for command in (
+        "ipset create connlimit-INPUT hash:ip timeout 3600",
+        "ipset add connlimit-INPUT 192.0.2.9",
+        "iptables-legacy -A INPUT -m set --match-set connlimit-INPUT src -j DROP",
+        "iptables-legacy -A INPUT -p tcp --syn -m connlimit --connlimit-above 10 -j DROP",
+    ):
+        mover.namespace.run(command)
+    mover("apply")
+    assert "192.0.2.9" in mover.namespace.run("nft list set ip filter connlimit-INPUT").stdout
+    assert "ct count over 10" in mover.nft()
+
+
 def test_there_and_back(mover: Mover) -> None:
     """Rules, policies and lists are in force in nft; after the rollback everything is as it was, and nft is empty."""
     before = mover.legacy()

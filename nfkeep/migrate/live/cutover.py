@@ -144,7 +144,7 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
     keys = tokens.carry(fresh.keys)
     tell("putting the rules of iptables out of action")
     since = time.monotonic()
-    parked = parking.park(done.legacy, counts_anew(done.nft))
+    parked = parking.park(done.legacy, counts_anew(fresh.whole_tables))
     continued = list(_go_on(fresh, last, since))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)

@@ -41,7 +41,7 @@ def bring_in(plan: Plan, again: Callable[[], Plan]) -> Plan:
     """
     if plan.host.iptables_nft:
         return again()
-    whole = _tables(plan)
+    whole = plan.whole_tables
     filled = [attrs.evolve(each, declarations=_with_members(each), chains=()) for each in whole]
     rest = [attrs.evolve(each, declarations=_without_members(each)) for each in whole]
     with Running(NFT, _asleep(filled)) as making:
@@ -54,7 +54,7 @@ def bring_in(plan: Plan, again: Callable[[], Plan]) -> Plan:
             _fill(fresh)
         _loaded(loading)
     if not only_members:
-        _load(_asleep(_tables(fresh)))
+        _load(_asleep(fresh.whole_tables))
         _fill(fresh)
     return fresh
 
@@ -65,10 +65,6 @@ def wake(plan: Plan) -> None:
         run_nft(plan.script)
         return
     run_nft(plan.listed + "".join(f"table {family} {name}\n" for family, name in plan.tables))
-
-
-def _tables(plan: Plan) -> list[NftTable]:
-    return [table for each in plan.translations.values() for table in each.tables]
 
 
 def _with_members(table: NftTable) -> tuple[Declaration, ...]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from nfkeep.migrate.live.host import Host
     from nfkeep.migrate.live.tokens import Keys
+    from nfkeep.migrate.script import NftTable
     from nfkeep.migrate.source import SourceRule
 
 ON_THE_WAY = "a packet that passes in the milliseconds of the change may be missing"
@@ -86,8 +87,7 @@ class Plan:
     @property
     def without_members(self) -> str:
         """The script for people who have the sets of ipset beside it."""
-        tables = [table for each in self.translations.values() for table in each.tables]
-        return script_text(tables, ["Without the elements of sets, which are in ipset.save"], members=False)
+        return script_text(self.whole_tables, ["Without the elements of sets, which are in ipset.save"], members=False)
 
     @property
     def listed(self) -> str:
@@ -97,7 +97,12 @@ class Plan:
     @property
     def tables(self) -> tuple[tuple[str, str], ...]:
         """The tables of nft that the script makes, as (family, name)."""
-        return tuple((table.family, table.name) for each in self.translations.values() for table in each.tables)
+        return tuple((table.family, table.name) for table in self.whole_tables)
+
+    @property
+    def whole_tables(self) -> list[NftTable]:
+        """These tables, with all that is in them but the elements that packets have added."""
+        return [table for each in self.translations.values() for table in each.tables]
 
     @property
     def lost(self) -> bool:

@@ -7,30 +7,23 @@ of REJECT --reject-with tcp-reset closes their entry (nf_ct_set_closing()), for 
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from nfkeep.migrate.live.commands import run_nft, run_tool
+from nfkeep.migrate.live.commands import run_nft
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-PREFIX = "connlimit-"
-"""What the names of the sets begin with, each of which stands for one rule (nfkeep.migrate.matches.connlimit)."""
+    from nfkeep.migrate.script import NftTable
 
 
-def counts_anew(tables: Iterable[tuple[str, str]]) -> Callable[[], None]:
-    """What makes those in these tables of nft, (family, name), begin anew: to be called while nobody gets in.
-
-    They are looked for now, so that the call itself is short.
-    """
-    wanted = set(tables)
-    listing = json.loads(run_tool(["nft", "-j", "-t", "list", "sets"]))["nftables"]
-    sets = [each["set"] for each in listing if "set" in each and each["set"]["name"].startswith(PREFIX)]
+def counts_anew(tables: Iterable[NftTable]) -> Callable[[], None]:
+    """What makes the counts in these tables begin anew: to be called while nobody gets in."""
     script = "".join(
-        f"flush set {each['family']} {each['table']} {each['name']}\n"
-        for each in sets
-        if (each["family"], each["table"]) in wanted
+        f"flush set {table.family} {table.name} {each.name}\n"
+        for table in tables
+        for each in table.declarations
+        if each.connections
     )
 
     def flush() -> None:
