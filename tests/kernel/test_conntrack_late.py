@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from ctnetlink import delete_entry, read_entries
 from guard_text import tcp_match, udp_match
+from rounds import rounds
 
 from nfkeep.conntrack import Condition, Conntrack, Injector, Primed, Selector, prime
 from nfkeep.conntrack.identity import new_nonces
@@ -280,7 +281,7 @@ def test_killed_in_another_turn_no_flow_is_left_half_done() -> None:
 
 
 def test_the_limit_holds_under_heavy_traffic() -> None:
-    """Four clients at their limit, every connection busy both ways; after each of twenty changes none more gets in."""
+    """Four clients at their limit, every connection busy both ways; after each of many changes none more gets in."""
     with Gateway.build(4) as gateway, ExitStack() as stack:
         limited = Limited(gateway, "tcp")
         stack.enter_context(EchoServer(limited.host, Family.IPV4, "tcp", "10.9.0.1", PORT))
@@ -295,7 +296,7 @@ def test_the_limit_holds_under_heavy_traffic() -> None:
         assert len(connections) == 4 * LIMIT
         again = 0
         transfers = [stack.enter_context(Transfer(one, chunk_bytes=64, pause_seconds=0)) for one in connections]
-        for _ in range(20):
+        for _ in range(rounds(20)):
             limited.replace_table()
             primed = limited.prime()
             assert (primed.primed, primed.uncertain, primed.failed) == (4 * LIMIT, 0, {})
