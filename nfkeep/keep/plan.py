@@ -18,7 +18,7 @@ from nfkeep.model import Hook, Rule
 from nfkeep.xtables import connlimit, limit, quota, recent, statistic
 from nfkeep.xtables.entry import Extension
 from nfkeep.xtables.opening import asks_state
-from nfkeep.xtables.stateful import disturbed_by_packets, extensions
+from nfkeep.xtables.stateful import configuration, disturbed_by_packets, extensions
 from nfkeep.xtables.tables import TABLES
 
 #: The hooks that packets pass on their way to one, itself included.
@@ -78,8 +78,12 @@ def make_plan(
     others: Iterable[Observation] = (),
     *,
     hold: bool = True,
+    unseen: bool = False,
 ) -> Plan:
-    """Plan for a replace that turns `before` into `after`; `others` are the family's other tables as they are."""
+    """Plan for a replace that turns `before` into `after`; `others` are the family's other tables as they are.
+
+    `unseen`: there may have been several, with other tables in between.
+    """
     others = tuple(others)
     limits: list[Limit] = []
     left: list[tuple[Found, Found]] = []
@@ -103,13 +107,13 @@ def make_plan(
     elsewhere = {key for other in others for key in other.named(holds=False)}
     named, still_named = before.named(), after.named()
     gone = {key: e for key, e in named.items() if key not in still_named and key not in elsewhere}
-    outcomes += _named(before, after, elsewhere)
-    outcomes += [_gone(before, key, hold=hold) for key in gone]
+    outcomes += _named(before, after, elsewhere, unseen=unseen)
+    outcomes += [_gone(before, key, hold=hold and can_hold(key, unseen=unseen)) for key in gone]
     return Plan(
         tuple(limits),
         tuple(left),
         tuple((key, e) for key, e in gone.items() if hold and can_hold(key)),
-        frozenset(still_named.keys() - named.keys()),
+        frozenset(after.named(holds=False).keys() - named.keys()),
         tuple(outcomes),
         any(asks_state(each.entry) for seen in (after, *others) for each in seen.found),
     )
@@ -243,7 +247,7 @@ def _in_rule(after: Observation, new: Found, extension: Extension) -> Outcome | 
     return None
 
 
-def _named(before: Observation, after: Observation, elsewhere: set[StateKey]) -> list[Outcome]:
+def _named(before: Observation, after: Observation, elsewhere: set[StateKey], *, unseen: bool) -> list[Outcome]:
     outcomes = []
     raised, still_named = _raised_hit_counts(before, after), after.named()
     for (kind, name), extension in before.named().items():
@@ -255,8 +259,16 @@ def _named(before: Observation, after: Observation, elsewhere: set[StateKey]) ->
         elif kind == _IDLE_TIMER and (key in still_named or key in elsewhere):
             detail = "the kernel starts its time again whenever a rule that names it is made"
             outcomes.append(Outcome(extension.name, where, Fidelity.APPROXIMATED, detail))
+        elif not can_hold(key, unseen=unseen) and (key in still_named or key in elsewhere):
+            detail = (
+                "its average begins anew if no rule named it for a moment: it cannot be held for others"
+            )
+            outcomes.append(Outcome(extension.name, where, Fidelity.APPROXIMATED, detail))
         elif key in still_named:
-            outcomes.append(Outcome(extension.name, where, Fidelity.SURVIVES, "still named by a rule of this table"))
+            detail = "still named by a rule of this table"
+            if configuration(extension, before.family) != configuration(still_named[key], before.family):
+                detail += ", and as it was made: the kernel takes no other configuration while one names it"
+            outcomes.append(Outcome(extension.name, where, Fidelity.SURVIVES, detail))
         elif key in elsewhere:
             outcomes.append(Outcome(extension.name, where, Fidelity.SURVIVES, "still named in another table"))
     return outcomes
@@ -280,11 +292,14 @@ def _raised_hit_counts(before: Observation, after: Observation) -> set[StateKey]
 def _gone(before: Observation, key: StateKey, *, hold: bool) -> Outcome:
     kind, name = key
     where = f"{before.family} {name}"
-    if hold and can_hold(key):
+    if hold:
         return Outcome(kind, where, Fidelity.HELD, "its last rule went; kept until a rule names it again")
     return Outcome(kind, where, Fidelity.LOST, f"its last rule in the {before.family} tables went")
 
 
-def can_hold(key: StateKey) -> bool:
-    """Whether an inert rule keeps this state alive as it is."""
-    return key[0] in ("recent", "hashlimit", "rateest", "idletimer")
+def can_hold(key: StateKey, *, unseen: bool = False) -> bool:
+    """Whether an inert rule keeps this state alive as it is.
+
+    Not an estimator while others change rules `unseen`: the kernel would refuse their rule with other figures.
+    """
+    return key[0] in ("recent", "hashlimit", "idletimer") or (key[0] == "rateest" and not unseen)
