@@ -210,17 +210,52 @@ class _Hazard:
 def _hazards(reach: Reach, others: tuple[Observation, ...]) -> tuple[_Hazard, ...]:
     """All of them, in the new table and in those that opening packets may pass on their way to it.
 
-    Not in nat: entries are made with their NAT done, so that table is not asked again.
+    Not in nat: entries are made with their NAT done, so that table is not asked again. And none in the new table that
+    only packets over a limit come to, which is also refused to them: the flows are within it.
     """
     return tuple(
         _Hazard(extension.name, each.observation.where(found), each.observation.table, each.selectors(found))
         for each in (reach, *(Reach(other) for other in others))
         if each.observation.table != "nat"
         for found in each.observation.found
-        for extension in extensions(found.entry)
+        for at, extension in enumerate(extensions(found.entry))
         if disturbed_by_packets(extension)
+        and not (each is reach and _is_refused(each.observation, found, found.entry.matches[:at]))
         and not (extension.name == statistic.NAME and each is reach)  # its round begins again anyway
     )
+
+
+def _is_refused(table: Observation, found: Found, before: tuple[Extension, ...]) -> bool:
+    """Whether only packets over a limit get past these first matches of a rule, and its chain refuses all such packets.
+
+    By a rule that asks for no more than this one does, and counts by the same key.
+    """
+    size, limits = len(found.entry.source), [match for match in before if match.name == connlimit.NAME]
+    head = conditions(found.entry)[0]
+    for other in table.found if limits else ():
+        asked = [match for match in other.entry.matches if match.name != "comment"]
+        if (
+            other.chain == found.chain
+            and asked
+            and asked[-1].name == connlimit.NAME
+            and _refuses(other)
+            and conditions(other.entry)[0] == head
+            and all(match in found.entry.matches for match in asked[:-1])
+            and any(_exceeds_too(limit, asked[-1], size) for limit in limits)
+        ):
+            return True
+    return False
+
+
+def _refuses(found: Found) -> bool:
+    target = found.entry.target
+    return found.entry.verdict == "DROP" or (target is not None and target.name == "REJECT")
+
+
+def _exceeds_too(one: Extension, other: Extension, size: int) -> bool:
+    """Whether who is over the first limit is over the other one as well."""
+    mine, its = connlimit.decode(one), connlimit.decode(other)
+    return connlimit.same_count(one, other, size) and not mine.upto and not its.upto and its.limit <= mine.limit
 
 
 def _meets(after: Observation, chosen: tuple[Selector, ...], hazard: _Hazard) -> bool:
@@ -260,9 +295,7 @@ def _named(before: Observation, after: Observation, elsewhere: set[StateKey], *,
             detail = "the kernel starts its time again whenever a rule that names it is made"
             outcomes.append(Outcome(extension.name, where, Fidelity.APPROXIMATED, detail))
         elif not can_hold(key, unseen=unseen) and (key in still_named or key in elsewhere):
-            detail = (
-                "its average begins anew if no rule named it for a moment: it cannot be held for others"
-            )
+            detail = "its average begins anew if no rule named it for a moment: it cannot be held for others"
             outcomes.append(Outcome(extension.name, where, Fidelity.APPROXIMATED, detail))
         elif key in still_named:
             detail = "still named by a rule of this table"
