@@ -63,6 +63,7 @@ class Keeping:
         self._shut_since = 0.0
         self._put_off = False
         self._anew: set[tuple[Family, StateKey]] = set()
+        self._unseen = False
 
     @property
     def report(self) -> Report:
@@ -211,6 +212,7 @@ class Keeping:
         with contextlib.ExitStack() as stack:
             # Where the lock's openings are only heard of, ours would be heard of as well.
             self._put_off = watch.mode is Mode.FANOTIFY and not self._take_lock(stack, wait=at_last)
+            self._unseen |= self._put_off or watch.mode is not Mode.FANOTIFY
             if self._put_off:
                 return
             touched = [table for table in self._first if self._touched(table, locked=locked)]
@@ -255,7 +257,9 @@ class Keeping:
                 _empty_counts(table)
             with TableHandle(name, family) as handle:
                 after, seen = observe(handle), handle.image()
-            report = put_back([change], [gate], [Replaced(after, quotas=None)], {}, unseen=True)
+            away = before.named(holds=False).keys() - after.named(holds=False).keys()
+            self._unseen |= not all(can_hold(key, unseen=True) for key in away)
+            report = put_back([change], [gate], [Replaced(after, quotas=None)], {}, unseen=self._unseen)
         with TableHandle(name, family) as handle:
             now = handle.image()
             # Without the lock somebody may have followed at once: the next look must see that.
