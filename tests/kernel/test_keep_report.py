@@ -6,13 +6,17 @@ import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from limited import LIMIT, Service, Shape
 
 import nfkeep
 from nfkeep import Family, Fidelity
+from nfkeep.keep import holding
 from nfkeep.keep.hold import CHAIN, held
 from nfkeep.xtables import hashlimit, recent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nfkeep.namespaces import Namespace
 
 pytestmark = pytest.mark.kernel
@@ -330,3 +334,83 @@ def test_a_rule_replaced_by_one_with_another_configuration(namespace: Namespace)
     (outcome,) = tx.report.outcomes
     assert outcome.fidelity is Fidelity.SURVIVES
     assert "takes no other configuration" in outcome.detail
+
+
+IN_RAW = "-t raw -A PREROUTING -i lo -p udp --dport 9 -m quota --quota 100000"
+
+
+def keeps_in_raw(namespace: Namespace, used: int = 10) -> None:
+    """A quota in raw, of which some is used, beside the hold of the list `ssh`, placed there before."""
+    namespace.run(f"iptables-legacy -A INPUT {RECENT}")
+    with namespace:
+        holding.place([("recent", "ssh")])
+        assert CHAIN in nfkeep.read("raw").chains
+    namespace.run(f"iptables-legacy {IN_RAW}")
+    send(namespace, used)
+
+
+def left_in_raw(namespace: Namespace) -> int:
+    """The figure of the quota in raw, as the kernel goes on with."""
+    rules = namespace.run("iptables-legacy -t raw -S PREROUTING").stdout
+    return int(rules.partition("--quota ")[2].split()[0])
+
+
+@pytest.mark.usefixtures("own_directories")
+def test_what_stands_beside_a_hold_outlives_its_release(namespace: Namespace) -> None:
+    """To let a hold go replaces its table: the quota there goes on with what was left, and that is told."""
+    keeps_in_raw(namespace)
+    told: list[nfkeep.Outcome] = []
+    with namespace:
+        holding.release(tell=told.append)
+        assert held(Family.IPV4) == frozenset()
+    assert left_in_raw(namespace) == 89720
+    assert [(o.kind, o.fidelity) for o in told] == [("quota", Fidelity.RESTORED)]
+
+
+@pytest.mark.usefixtures("own_directories")
+@pytest.mark.parametrize("way", ["transaction", "command"])
+def test_what_stands_beside_a_hold_outlives_that_its_rule_is_back(namespace: Namespace, way: str) -> None:
+    """The change that brings the name back takes the hold down, and tells of what that table keeps."""
+    keeps_in_raw(namespace)
+    namespace.run("iptables-legacy -F INPUT")
+    report = brought_back(namespace, RECENT, way)
+    assert [(o.kind, o.where, o.fidelity) for o in report.outcomes] == [
+        ("quota", "IPv4 raw PREROUTING rule 1", Fidelity.RESTORED)
+    ]
+    assert left_in_raw(namespace) == 89720
+    with namespace:
+        assert held(Family.IPV4) == frozenset()
+
+
+@pytest.mark.usefixtures("own_directories")
+def test_a_hold_where_every_table_keeps_something(namespace: Namespace) -> None:
+    """With no quiet table left it stands in raw, whose quota goes on, and that is told."""
+    namespace.run(f"iptables-legacy {IN_RAW}")
+    for table in ("mangle", "security"):
+        namespace.run(f"iptables-legacy -t {table} -A INPUT -m limit --limit 1/min")
+    namespace.run(f"iptables-legacy -A INPUT {RECENT}")
+    send(namespace, 10)
+    with namespace, nfkeep.transaction() as tx:
+        tx.flush("INPUT")
+    assert {o.kind: o.fidelity for o in tx.report.outcomes} == {
+        "recent": Fidelity.HELD,
+        "quota": Fidelity.RESTORED,
+    }
+    with namespace:
+        assert held(Family.IPV4) == {("recent", "ssh")}
+    assert left_in_raw(namespace) == 89720
+
+
+@pytest.mark.usefixtures("own_directories")
+def test_a_limit_beside_a_hold_outlives_its_release(start_service: Callable[..., Service]) -> None:
+    """Nobody gets in over a limit in the table where a list was held when that is let go."""
+    service = start_service(Shape("IPv4 TCP INPUT"), rules=[f"-A INPUT {RECENT}"])
+    with service.gateway:
+        holding.place([("recent", "ssh")])
+    service.plain(f"-t raw -A PREROUTING -p tcp --syn --dport 873 -m connlimit --connlimit-above {LIMIT} -j DROP")
+    assert len(service.dial()) == LIMIT
+    told: list[nfkeep.Outcome] = []
+    with service.gateway:
+        holding.release(tell=told.append)
+    assert [(o.kind, o.fidelity) for o in told] == [("connlimit", Fidelity.RESTORED)]
+    assert service.dial() == []
