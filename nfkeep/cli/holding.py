@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import click
 
@@ -10,6 +11,7 @@ from nfkeep.cli import chosen
 from nfkeep.cli.table import plain
 from nfkeep.keep import holding
 from nfkeep.keep.observe import StateKey
+from nfkeep.keep.report import Outcome
 from nfkeep.model import Family
 
 __all__ = ["hold", "release"]
@@ -34,7 +36,7 @@ def hold(states: list[StateKey], as_json: bool) -> None:
     KIND is recent, hashlimit, rateest or idletimer. The rule stands in a chain that nothing jumps to, nfkeep-hold, in a
     table that nobody edits, so no packet meets it.
     """
-    _tell("held", holding.place(states), as_json)
+    _tell("held", holding.place(states, tell=_aside), as_json)
 
 
 @click.command(short_help="Let go what is held.")
@@ -42,7 +44,11 @@ def hold(states: list[StateKey], as_json: bool) -> None:
 @chosen.as_json
 def release(states: list[StateKey], as_json: bool) -> None:
     """Remove the rules that hold these lists, or all. A list that no other rule names is gone with them."""
-    _tell("released", holding.release(states or None), as_json)
+    _tell("released", holding.release(states or None, tell=_aside), as_json)
+
+
+def _aside(outcome: Outcome) -> None:
+    print(f"nfkeep: {outcome}", file=sys.stderr)
 
 
 def _tell(done: str, states: tuple[tuple[Family, StateKey], ...], as_json: bool) -> None:

@@ -77,12 +77,12 @@ def apply(changes: Sequence[Change], holds: Holds = (), *, keep_holds: bool = Tr
     """
     flight = Flight(tuple(change.image for change in changes), tuple((family, key) for family, key, _ in holds))
     with deferred(), journal.written(flight):
-        obsolete = _place(holds, changes)
+        obsolete, told = _place(holds, changes)
         try:
             with contextlib.ExitStack() as stack:
                 gates = _shut_all([change.before for change in changes], stack)
                 _refuse_uncounted(changes, gates, refuse)
-                replaced = _replace_all(changes, gates)
+                replaced, renewed = _renew(changes, _replace_all(changes, gates))
                 report = put_back(changes, gates, replaced, obsolete, keep_holds)
         except CommitError as error:
             if error.applied:
@@ -91,22 +91,23 @@ def apply(changes: Sequence[Change], holds: Holds = (), *, keep_holds: bool = Tr
         finally:
             for family, keys in obsolete.items():
                 if keys:
-                    hold.take_down(family, keys)
-    return report
+                    told += hold.take_down(family, keys)
+    return attrs.evolve(report, outcomes=tuple(dict.fromkeys((*report.outcomes, *renewed, *told))))
 
 
 Gate: TypeAlias = "tuple[Restoration | None, str]"
 """The restoration with its gate shut; None if nothing is limited, or if it cannot be, with the reason."""
 
 
-def _place(holds: Holds, changes: Sequence[Change]) -> dict[Family, set[StateKey]]:
+def _place(holds: Holds, changes: Sequence[Change]) -> tuple[dict[Family, set[StateKey]], list[Outcome]]:
     """Place the holds; all keys that are to be taken down if nobody needs them, for each family concerned."""
     placed: dict[Family, set[StateKey]] = {change.family: set() for change in changes}
+    told: list[Outcome] = []
     for family, keys in placed.items():
         states = [(key, extension) for of, key, extension in holds if of is family]
-        hold.place(family, states, beside={each.table for each in changes if each.family is family})
+        told += hold.place(family, states, beside={each.table for each in changes if each.family is family})
         keys.update(key for key, _ in states)
-    return placed
+    return placed, told
 
 
 def shut(before: Observation, stack: contextlib.ExitStack) -> Gate:
@@ -170,6 +171,23 @@ def _replace_all(changes: Sequence[Change], gates: Sequence[Gate]) -> list[Repla
     return replaced
 
 
+def _renew(changes: Sequence[Change], replaced: list[Replaced | None]) -> tuple[list[Replaced | None], list[Outcome]]:
+    """Where a rule is back with another configuration than what was held for it, give it that."""
+    told: list[Outcome] = []
+    for family in {change.family: None for change in changes}:
+        now = [None if each is None or each.after.family is not family else each.after for each in replaced]
+        if unlike := hold.unlike(family, filter(None, now)):
+            tables = hold.renew(family, unlike)
+            told += hold.lost(family, unlike)
+            replaced = [
+                attrs.evolve(each, after=observe_table(family, after.table))
+                if each is not None and after is not None and after.table in tables
+                else each
+                for each, after in zip(replaced, now, strict=True)
+            ]
+    return replaced, told
+
+
 def _now(change: Change) -> Replaced:
     """A table that was put back: its quotas are full."""
     return Replaced(observe_table(change.family, change.table), quotas=None)
@@ -180,9 +198,14 @@ def put_back(
     gates: Sequence[Gate],
     replaced: Sequence[Replaced | None],
     obsolete: dict[Family, set[StateKey]],
-    keep_holds: bool,
+    keep_holds: bool = True,
+    *,
+    unseen: bool = False,
 ) -> Report:
-    """Put every state back, then open the gates. Of the holds, those that are needed are no longer `obsolete`."""
+    """Put every state back, then open the gates. Of the holds, those that are needed are no longer `obsolete`.
+
+    `unseen`: others may have replaced the tables several times.
+    """
     outcomes: list[Outcome] = []
     needed: dict[Family, set[StateKey]] = {family: set() for family in obsolete}
     gate_seconds = 0.0
@@ -194,7 +217,7 @@ def put_back(
         if known is None:
             continue
         after, of_quotas = known
-        plan = make_plan(change.before, after, _others(change, written, changes), hold=keep_holds)
+        plan = make_plan(change.before, after, _others(change, written, changes), hold=keep_holds, unseen=unseen)
         if restoration is not None:
             outcomes += restoration.count_again(plan)
             restoration.open_gate()

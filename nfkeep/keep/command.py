@@ -12,6 +12,7 @@ import attrs
 from nfkeep.errors import InvalidRuleError, PermissionDeniedError, UnsupportedError
 from nfkeep.keep.arguments import Arguments, read_arguments
 from nfkeep.keep.change import Change, Replaced, apply
+from nfkeep.keep.hold import estimators_unlike, lost, take_down
 from nfkeep.keep.observe import Observation, observe_table
 from nfkeep.keep.plan import can_hold
 from nfkeep.keep.recovery import recover_locked
@@ -78,9 +79,12 @@ def _run_kept(family: Family, parsed: Arguments, binary: str, arguments: Sequenc
         return Finished(_run(binary, arguments, locks), binary, None)  # its own words are better than ours
     counters = _counters(family, parsed.table) if any(before.stateful()) else ()
     status = 0
+    refused = estimators_unlike(family, arguments)
+    told = list(lost(family, refused))
 
     def replace() -> Replaced | None:
         nonlocal status
+        told.extend(take_down(family, refused))
         status = _run(binary, arguments, locks)
         after = observe_table(family, parsed.table)
         replaced = status == 0 or _was_replaced(before, after, counters)
@@ -91,7 +95,7 @@ def _run_kept(family: Family, parsed: Arguments, binary: str, arguments: Sequenc
         [Change(before, read_image(parsed.table, family), replace)],
         [(family, key, extension) for key, extension in holds if can_hold(key)],
     )
-    return Finished(status, binary, report)
+    return Finished(status, binary, attrs.evolve(report, outcomes=(*report.outcomes, *told)))
 
 
 def _was_replaced(before: Observation, after: Observation, counters: tuple[int, ...]) -> bool:

@@ -10,6 +10,8 @@ from nfkeep.errors import StateLossError
 from nfkeep.keep import quotas
 from nfkeep.keep.change import Change, Replaced, apply
 from nfkeep.keep.editing import TableEdits
+from nfkeep.keep.hold import lost as lost_with_hold
+from nfkeep.keep.hold import take_down, unlike
 from nfkeep.keep.observe import Observation, observe_table
 from nfkeep.keep.plan import make_plan
 from nfkeep.keep.report import Outcome, Report
@@ -66,7 +68,12 @@ def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool, along: Alo
         make_plan(before, after, _others(after, wanted), hold=hold)
         for before, after in zip(befores, wanted, strict=True)
     ]
-    if refuse and (lost := Report(tuple(o for plan in plans for o in (*plan.outcomes, *plan.feared))).lost):
+    anew = {
+        family: unlike(family, [each for each in wanted if each.family is family])
+        for family in {each.family: None for each in wanted}
+    }
+    told = [outcome for family, states in anew.items() for outcome in lost_with_hold(family, states)]
+    if refuse and (lost := Report((*told, *(o for plan in plans for o in (*plan.outcomes, *plan.feared)))).lost):
         raise StateLossError(lost)
     holds = [
         (before.family, key, extension)
@@ -74,8 +81,16 @@ def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool, along: Alo
         # In the moment of this replace the tables behind it are as they were: a list may be on its way to one of them.
         for key, extension in make_plan(before, after, _others(after, [*wanted[:at], *befores[at:]]), hold=hold).holds
     ]
-    changes = along.around([_change(each, before) for each, before in zip(changed, befores, strict=True)])
-    return apply(changes, holds, keep_holds=hold, refuse=refuse)
+    changes = [_change(each, before) for each, before in zip(changed, befores, strict=True)]
+    if told:
+
+        def give_way() -> None:
+            for family, states in anew.items():  # a hold in one of these tables has to wait until they are replaced
+                told.extend(take_down(family, states, but={each.table for each in wanted if each.family is family}))
+
+        changes[0] = attrs.evolve(changes[0], replace=_after(give_way, changes[0].replace))
+    report = apply(along.around(changes), holds, keep_holds=hold, refuse=refuse)
+    return attrs.evolve(report, outcomes=tuple(dict.fromkeys((*report.outcomes, *told)))) if told else report
 
 
 def _change(edits: TableEdits, before: Observation) -> Change:

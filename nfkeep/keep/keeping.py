@@ -18,7 +18,7 @@ from nfkeep.errors import ConflictError, LockTimeoutError, NfkeepError
 from nfkeep.keep import hold, journal
 from nfkeep.keep.change import Change, Gate, Replaced, put_back, rehearse, shut
 from nfkeep.keep.journal import Flight
-from nfkeep.keep.observe import Observation, observe
+from nfkeep.keep.observe import Observation, StateKey, observe, observe_table
 from nfkeep.keep.plan import can_hold, limited
 from nfkeep.keep.recovery import recover_locked
 from nfkeep.keep.report import Fidelity, Outcome, Report
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from nfkeep.xtables.entry import Extension
     from nfkeep.xtables.image import Image
 
 LONGEST_GATE_SECONDS = 3.0
@@ -61,6 +62,8 @@ class Keeping:
         self._shut: dict[_Table, Gate] = {}
         self._shut_since = 0.0
         self._put_off = False
+        self._anew: set[tuple[Family, StateKey]] = set()
+        self._unseen = False
 
     @property
     def report(self) -> Report:
@@ -129,8 +132,8 @@ class Keeping:
                     with TableHandle(name, family) as handle:
                         self._first[family, name] = handle.image(), observe(handle)
                     named.update(self._first[family, name][1].named(holds=False))
-                lists = [(key, extension) for key, extension in named.items() if can_hold(key)]
-                hold.place(family, lists, beside=[name for of, name in self._first if of is family and name != "raw"])
+                lists = [(key, extension) for key, extension in named.items() if can_hold(key, unseen=True)]
+                hold.place(family, lists, beside=self._beside(family))
             for family, name in self._first:  # once more: one of them may have the holds now
                 with TableHandle(name, family) as handle:
                     self._last[family, name] = handle.image()
@@ -209,11 +212,14 @@ class Keeping:
         with contextlib.ExitStack() as stack:
             # Where the lock's openings are only heard of, ours would be heard of as well.
             self._put_off = watch.mode is Mode.FANOTIFY and not self._take_lock(stack, wait=at_last)
+            self._unseen |= self._put_off or watch.mode is not Mode.FANOTIFY
             if self._put_off:
                 return
-            for table in self._first:
-                if self._touched(table, locked=locked):
-                    _tried_again(functools.partial(self._restore, table))
+            touched = [table for table in self._first if self._touched(table, locked=locked)]
+            if touched:
+                touched += self._renew(locked=watch.mode is Mode.FANOTIFY)
+            for table in dict.fromkeys(touched):
+                _tried_again(functools.partial(self._restore, table))
 
     def _take_lock(self, stack: contextlib.ExitStack, *, wait: bool) -> bool:
         """With `wait` the gates stay shut no longer than they may."""
@@ -251,7 +257,9 @@ class Keeping:
                 _empty_counts(table)
             with TableHandle(name, family) as handle:
                 after, seen = observe(handle), handle.image()
-            report = put_back([change], [gate], [Replaced(after, quotas=None)], {}, keep_holds=True)
+            away = before.named(holds=False).keys() - after.named(holds=False).keys()
+            self._unseen |= not all(can_hold(key, unseen=True) for key in away)
+            report = put_back([change], [gate], [Replaced(after, quotas=None)], {}, unseen=self._unseen)
         with TableHandle(name, family) as handle:
             now = handle.image()
             # Without the lock somebody may have followed at once: the next look must see that.
@@ -262,20 +270,53 @@ class Keeping:
         for outcome in report.outcomes:
             self._outcomes[outcome.kind, outcome.where] = outcome
 
+    def _renew(self, *, locked: bool) -> list[_Table]:
+        """Where a rule is back with another configuration than what was held for it, give it that.
+
+        The tables that were replaced for it. Without the lock there is a next time, at the end at the latest.
+        """
+        replaced: list[_Table] = []
+        for family in Family:
+            if not (unlike := _unlike(family)):
+                continue
+            with contextlib.ExitStack() as stack:
+                if not locked and not self._take_lock(stack, wait=False):
+                    continue
+                tables = hold.renew(family, unlike)
+                hold.place(family, unlike.items(), beside=self._beside(family))
+            self._anew |= {(family, key) for key in unlike}
+            replaced += [
+                (of, name)
+                for of, name in self._first
+                if of is family and (name in tables or self._touched((of, name), locked=False))
+            ]
+        return replaced
+
+    def _beside(self, family: Family) -> list[str]:
+        return [name for of, name in self._first if of is family and name != "raw"]
+
     def _take_down(self) -> None:
         """Remove the holds of lists that rules name again; the others stay, and are reported."""
         with XtablesLock(self._lock_timeout):
+            for table in self._renew(locked=True):
+                _tried_again(functools.partial(self._restore, table))
             for family in Family:
                 named = {}
                 for name in in_use(family):
                     with TableHandle(name, family) as handle:
                         named.update(observe(handle).named(holds=False))
                 held = hold.held(family)
-                hold.take_down(family, held & named.keys())
+                told = hold.take_down(family, held & named.keys())
+                for outcome in (*told, *hold.lost(family, [key for of, key in self._anew if of is family])):
+                    self._outcomes[outcome.kind, outcome.where] = outcome
                 for kind, name in held - named.keys():
                     where = f"{family} {name}"
                     detail = "its last rule went; kept until a rule names it again, or `nfkeep release`"
                     self._outcomes[kind, where] = Outcome(kind, where, Fidelity.HELD, detail)
+
+
+def _unlike(family: Family) -> dict[StateKey, Extension]:
+    return hold.unlike(family, [observe_table(family, name) for name in in_use(family)])
 
 
 def _empty_counts(table: _Table) -> None:

@@ -47,14 +47,18 @@ class Observation:
         return (each for each in self.found if any(e.name in kinds for e in extensions(each.entry)))
 
     def named(self, *, holds: bool = True) -> dict[StateKey, Extension]:
-        """The named states that the table refers to, each with one extension that does; without `holds`, in earnest."""
-        return {
-            key: extension
-            for each in self.found
-            if holds or each.chain != HOLD_CHAIN
-            for extension in extensions(each.entry)
-            if (key := state_key(extension)) is not None
-        }
+        """The named states that the table refers to, each with one extension that does; without `holds`, in earnest.
+
+        That is the first one that says how the state is made, as the kernel makes it for that.
+        """
+        named: dict[StateKey, Extension] = {}
+        for each in self.found:
+            if holds or each.chain != HOLD_CHAIN:
+                for extension in extensions(each.entry):
+                    key = state_key(extension)
+                    if key is not None and (key not in named or named[key].name == "rateest"):
+                        named[key] = extension
+        return named
 
     def where(self, found: Found) -> str:
         """A rule's place in words."""

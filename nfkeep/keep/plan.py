@@ -18,7 +18,7 @@ from nfkeep.model import Hook, Rule
 from nfkeep.xtables import connlimit, limit, quota, recent, statistic
 from nfkeep.xtables.entry import Extension
 from nfkeep.xtables.opening import asks_state
-from nfkeep.xtables.stateful import disturbed_by_packets, extensions
+from nfkeep.xtables.stateful import configuration, disturbed_by_packets, extensions
 from nfkeep.xtables.tables import TABLES
 
 #: The hooks that packets pass on their way to one, itself included.
@@ -78,8 +78,12 @@ def make_plan(
     others: Iterable[Observation] = (),
     *,
     hold: bool = True,
+    unseen: bool = False,
 ) -> Plan:
-    """Plan for a replace that turns `before` into `after`; `others` are the family's other tables as they are."""
+    """Plan for a replace that turns `before` into `after`; `others` are the family's other tables as they are.
+
+    `unseen`: there may have been several, with other tables in between.
+    """
     others = tuple(others)
     limits: list[Limit] = []
     left: list[tuple[Found, Found]] = []
@@ -103,13 +107,13 @@ def make_plan(
     elsewhere = {key for other in others for key in other.named(holds=False)}
     named, still_named = before.named(), after.named()
     gone = {key: e for key, e in named.items() if key not in still_named and key not in elsewhere}
-    outcomes += _named(before, after, elsewhere)
-    outcomes += [_gone(before, key, hold=hold) for key in gone]
+    outcomes += _named(before, after, elsewhere, unseen=unseen)
+    outcomes += [_gone(before, key, hold=hold and can_hold(key, unseen=unseen)) for key in gone]
     return Plan(
         tuple(limits),
         tuple(left),
         tuple((key, e) for key, e in gone.items() if hold and can_hold(key)),
-        frozenset(still_named.keys() - named.keys()),
+        frozenset(after.named(holds=False).keys() - named.keys()),
         tuple(outcomes),
         any(asks_state(each.entry) for seen in (after, *others) for each in seen.found),
     )
@@ -206,17 +210,52 @@ class _Hazard:
 def _hazards(reach: Reach, others: tuple[Observation, ...]) -> tuple[_Hazard, ...]:
     """All of them, in the new table and in those that opening packets may pass on their way to it.
 
-    Not in nat: entries are made with their NAT done, so that table is not asked again.
+    Not in nat: entries are made with their NAT done, so that table is not asked again. And none in the new table that
+    only packets over a limit come to, which is also refused to them: the flows are within it.
     """
     return tuple(
         _Hazard(extension.name, each.observation.where(found), each.observation.table, each.selectors(found))
         for each in (reach, *(Reach(other) for other in others))
         if each.observation.table != "nat"
         for found in each.observation.found
-        for extension in extensions(found.entry)
+        for at, extension in enumerate(extensions(found.entry))
         if disturbed_by_packets(extension)
+        and not (each is reach and _is_refused(each.observation, found, found.entry.matches[:at]))
         and not (extension.name == statistic.NAME and each is reach)  # its round begins again anyway
     )
+
+
+def _is_refused(table: Observation, found: Found, before: tuple[Extension, ...]) -> bool:
+    """Whether only packets over a limit get past these first matches of a rule, and its chain refuses all such packets.
+
+    By a rule that asks for no more than this one does, and counts by the same key.
+    """
+    size, limits = len(found.entry.source), [match for match in before if match.name == connlimit.NAME]
+    head = conditions(found.entry)[0]
+    for other in table.found if limits else ():
+        asked = [match for match in other.entry.matches if match.name != "comment"]
+        if (
+            other.chain == found.chain
+            and asked
+            and asked[-1].name == connlimit.NAME
+            and _refuses(other)
+            and conditions(other.entry)[0] == head
+            and all(match in found.entry.matches for match in asked[:-1])
+            and any(_exceeds_too(limit, asked[-1], size) for limit in limits)
+        ):
+            return True
+    return False
+
+
+def _refuses(found: Found) -> bool:
+    target = found.entry.target
+    return found.entry.verdict == "DROP" or (target is not None and target.name == "REJECT")
+
+
+def _exceeds_too(one: Extension, other: Extension, size: int) -> bool:
+    """Whether who is over the first limit is over the other one as well."""
+    mine, its = connlimit.decode(one), connlimit.decode(other)
+    return connlimit.same_count(one, other, size) and not mine.upto and not its.upto and its.limit <= mine.limit
 
 
 def _meets(after: Observation, chosen: tuple[Selector, ...], hazard: _Hazard) -> bool:
@@ -243,7 +282,7 @@ def _in_rule(after: Observation, new: Found, extension: Extension) -> Outcome | 
     return None
 
 
-def _named(before: Observation, after: Observation, elsewhere: set[StateKey]) -> list[Outcome]:
+def _named(before: Observation, after: Observation, elsewhere: set[StateKey], *, unseen: bool) -> list[Outcome]:
     outcomes = []
     raised, still_named = _raised_hit_counts(before, after), after.named()
     for (kind, name), extension in before.named().items():
@@ -255,8 +294,14 @@ def _named(before: Observation, after: Observation, elsewhere: set[StateKey]) ->
         elif kind == _IDLE_TIMER and (key in still_named or key in elsewhere):
             detail = "the kernel starts its time again whenever a rule that names it is made"
             outcomes.append(Outcome(extension.name, where, Fidelity.APPROXIMATED, detail))
+        elif not can_hold(key, unseen=unseen) and (key in still_named or key in elsewhere):
+            detail = "its average begins anew if no rule named it for a moment: it cannot be held for others"
+            outcomes.append(Outcome(extension.name, where, Fidelity.APPROXIMATED, detail))
         elif key in still_named:
-            outcomes.append(Outcome(extension.name, where, Fidelity.SURVIVES, "still named by a rule of this table"))
+            detail = "still named by a rule of this table"
+            if configuration(extension, before.family) != configuration(still_named[key], before.family):
+                detail += ", and as it was made: the kernel takes no other configuration while one names it"
+            outcomes.append(Outcome(extension.name, where, Fidelity.SURVIVES, detail))
         elif key in elsewhere:
             outcomes.append(Outcome(extension.name, where, Fidelity.SURVIVES, "still named in another table"))
     return outcomes
@@ -280,11 +325,14 @@ def _raised_hit_counts(before: Observation, after: Observation) -> set[StateKey]
 def _gone(before: Observation, key: StateKey, *, hold: bool) -> Outcome:
     kind, name = key
     where = f"{before.family} {name}"
-    if hold and can_hold(key):
+    if hold:
         return Outcome(kind, where, Fidelity.HELD, "its last rule went; kept until a rule names it again")
     return Outcome(kind, where, Fidelity.LOST, f"its last rule in the {before.family} tables went")
 
 
-def can_hold(key: StateKey) -> bool:
-    """Whether an inert rule keeps this state alive as it is."""
-    return key[0] in ("recent", "hashlimit", "rateest", "idletimer")
+def can_hold(key: StateKey, *, unseen: bool = False) -> bool:
+    """Whether an inert rule keeps this state alive as it is.
+
+    Not an estimator while others change rules `unseen`: the kernel would refuse their rule with other figures.
+    """
+    return key[0] in ("recent", "hashlimit", "idletimer") or (key[0] == "rateest" and not unseen)

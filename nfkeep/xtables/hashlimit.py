@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import struct
 import time
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,8 @@ _LINE = re.compile(
 )
 _AT_ONCE = 1 << 16
 _LAST_PORT = 0xFFFF
+_CONFIGURATION = {1: (16, 46, 16), 2: (256, 294, 272), 3: (256, 298, 272)}  # struct hashlimit_cfg1-3, and its mode
+_INVERT = 1 << 4
 
 
 @attrs.frozen(slots=True)
@@ -55,6 +58,24 @@ class Bucket:
 def table_name(match: Extension) -> str:
     """The name of the table of buckets."""
     return match.data[: _NAME_BYTES.get(match.revision, 16)].split(b"\0")[0].decode(errors="surrogateescape")
+
+
+def renamed(match: Extension, name: str) -> Extension:
+    """The same match with another table."""
+    size = _NAME_BYTES.get(match.revision, 16)
+    return attrs.evolve(match, data=name.encode().ljust(size, b"\0") + match.data[size:])
+
+
+def configuration(match: Extension) -> bytes:
+    """What the kernel makes a table with; a rule that finds one of that name does not change it.
+
+    hashlimit_mt_check_common() in net/netfilter/xt_hashlimit.c. Each rule inverts for itself, so that is no part of it.
+    """
+    start, end, mode_at = _CONFIGURATION.get(match.revision, (0, len(match.data), 0))
+    (mode,) = struct.unpack_from("=I", match.data, mode_at)
+    data = bytearray(match.data)
+    struct.pack_into("=I", data, mode_at, mode & ~_INVERT)
+    return bytes((match.revision, *data[start:end]))
 
 
 def buckets(name: str, family: Family) -> int | None:

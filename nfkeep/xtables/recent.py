@@ -48,6 +48,11 @@ def list_name(match: Extension) -> str:
     return match.data[10:210].split(b"\0")[0].decode(errors="surrogateescape")
 
 
+def renamed(match: Extension, name: str) -> Extension:
+    """The same match with another list."""
+    return attrs.evolve(match, data=match.data[:10] + name.encode().ljust(200, b"\0") + match.data[210:])
+
+
 def mask(match: Extension) -> bytes:
     """What a list made for this rule masks every packet's address with, of both families: 16 bytes.
 

@@ -5,6 +5,7 @@ The facts are those of docs/how-state-is-kept.md; here they are one table, so th
 
 from __future__ import annotations
 
+from nfkeep.model import Family
 from nfkeep.xtables import connlimit, hashlimit, limit, quota, recent, statistic
 from nfkeep.xtables.entry import Entry, Extension
 
@@ -27,6 +28,8 @@ _TRACES = frozenset(
 
 #: Look at the conntrack state, so that an opening packet has to be NEW to get past them.
 _ASK_STATE = frozenset({"conntrack", "state"})
+
+_ADDRESS_BYTES = {Family.IPV4: 4, Family.IPV6: 16}
 
 SCANNED = tuple(sorted(IN_RULE | NAMED | _TRACES | _ASK_STATE))
 
@@ -54,6 +57,28 @@ def state_name(extension: Extension) -> str | None:
     if extension.name == "IDLETIMER":
         return _chars(extension.data[4:32])
     return None
+
+
+def configuration(extension: Extension, family: Family) -> bytes | None:
+    """What the kernel makes a named state with, whatever other rules of its name ask for later.
+
+    None for a match that only looks an estimator up, and for what has no name. An estimator and a timer of another
+    configuration make the kernel refuse the rule; the others just go on as they are.
+    """
+    if extension.name == recent.NAME:  # recent_mt_check() in net/netfilter/xt_recent.c
+        return recent.mask(extension)[: _ADDRESS_BYTES[family]]
+    if extension.name == hashlimit.NAME:
+        return hashlimit.configuration(extension)
+    if extension.name == "RATEEST":  # interval and ewma_log, struct xt_rateest_target_info
+        return extension.data[16:18]
+    if extension.name == "IDLETIMER":  # timer_type, struct idletimer_tg_info_v1
+        return extension.data[33:34] if extension.revision else b"\0"
+    return None
+
+
+def renamed(extension: Extension, name: str) -> Extension:
+    """A recent or hashlimit match with another list or table."""
+    return recent.renamed(extension, name) if extension.name == recent.NAME else hashlimit.renamed(extension, name)
 
 
 def disturbed_by_packets(extension: Extension) -> bool:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pytest
 from limited import DIALS, LIMIT, Service, Shape
 
+import nfkeep
 from nfkeep import Family, Fidelity
+from nfkeep.keep.overview import overview
 from nfkeep.testing import living
 
 if TYPE_CHECKING:
@@ -277,3 +280,35 @@ def test_no_answer_leaves_the_host(start_service: Start, family: Family, answer:
         assert [line.split()[0] for line in heard if "] -A" in line] == ["[0:0]", "[0:0]"]
     assert service.dial() == []
     assert len(living(old)) == LIMIT
+
+
+REFUSED_AS_WELL = {
+    "a log of what is refused behind it": ("-A INPUT {syn} {above} 10 -j LOG", "restored"),
+    "one that is itself limited": ("-A INPUT {syn} {above} 10 -m limit --limit 5/min -j LOG", "restored"),
+    "a log of more than is refused": ("-A INPUT {syn} {above} 12 -j LOG", "restored"),
+    "a log of less, which some of the flows were in": ("-A INPUT {syn} {above} 5 -j LOG", "lost"),
+    "a log of what is within the limit": ("-A INPUT {syn} {upto} 10 -j LOG", "lost"),
+    "a log by network, with flows of many": ("-A INPUT {syn} {above} 10 --connlimit-mask 24 -j LOG", "lost"),
+    "a bucket that every packet drains": ("-A INPUT {syn} -m limit --limit 5/min {above} 10 -j LOG", "lost"),
+    "a log for other ports": ("-A INPUT -p tcp --syn --dport 872:873 {above} 10 -j LOG", "lost"),
+    "a log in another table, whose list is full": ("-t mangle -A INPUT {syn} {above} 10 -j LOG", "lost"),
+}
+
+
+@pytest.mark.parametrize(("over", "fate"), REFUSED_AS_WELL.values(), ids=REFUSED_AS_WELL)
+def test_what_is_said_of_a_limit_that_takes_note(start_service: Start, over: str, fate: str) -> None:
+    """Only what an opening packet within the limit can meet is feared, by `show` and by on_loss="refuse"."""
+    words = {"syn": "-p tcp --syn --dport 873", "above": "-m connlimit --connlimit-above",
+             "upto": "-m connlimit --connlimit-upto"}  # fmt: skip
+    service = start_service(INPUT[Family.IPV4], rules=[])
+    service.plain(over.format(**words))
+    service.plain(f"-A INPUT {INPUT[Family.IPV4].rule(873)}")
+    assert len(service.dial()) == LIMIT
+    with service.gateway:
+        told = [state.on_change.value for state in overview() if state.kind == "connlimit" and "filter" in state.where]
+        assert set(told) == {fate}
+        with contextlib.nullcontext() if fate == "restored" else pytest.raises(nfkeep.StateLossError):
+            with nfkeep.transaction(on_loss="refuse") as tx:
+                tx.append("INPUT", INPUT[Family.IPV4].unrelated)
+            assert {each.fidelity for each in tx.report.outcomes if each.kind == "connlimit"} == {Fidelity.RESTORED}
+    assert service.dial() == []

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
+from limited import LIMIT, Service, Shape
 
 import nfkeep
 from nfkeep import Family, Fidelity
+from nfkeep.keep import holding
 from nfkeep.keep.hold import CHAIN, held
 from nfkeep.xtables import hashlimit, recent
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from nfkeep.namespaces import Namespace
 
 pytestmark = pytest.mark.kernel
@@ -189,3 +194,223 @@ def test_targets_are_held_too(namespace: Namespace, family: Family, rule: str, s
         with nfkeep.transaction("filter", family) as tx:
             tx.append("INPUT", rule)
         assert held(family) == frozenset()
+
+
+BUCKETS = "-i lo -p udp --dport 9 -m hashlimit --hashlimit-name h --hashlimit-mode srcip --hashlimit-upto {} -j ACCEPT"
+SLOW, FAST = BUCKETS.format("1/min --hashlimit-burst 2"), BUCKETS.format("1000/sec --hashlimit-burst 100")
+NETWORKS = "-i lo -p udp --dport 9 -m recent --name seen --set --mask {}"
+ESTIMATOR = "-j RATEEST --rateest-name e --rateest-interval {} --rateest-ewma {}"
+#: A rule, the same with another configuration, and its state.
+CONFIGURED = {
+    "hashlimit": (SLOW, FAST, ("hashlimit", "h")),
+    "recent": (NETWORKS.format("255.255.255.255"), NETWORKS.format("255.0.0.0"), ("recent", "seen")),
+    "rateest": (ESTIMATOR.format("250ms", "0.5s"), ESTIMATOR.format("1s", "4s"), ("rateest", "e")),
+}
+
+
+def send(namespace: Namespace, count: int) -> None:
+    """So many datagrams of 1000 bytes to port 9 of the host itself."""
+    with namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        for _ in range(count):
+            sender.sendto(bytes(1000), ("127.0.0.1", 9))
+
+
+def seen(namespace: Namespace) -> list[str]:
+    """The addresses in the list `seen`."""
+    with namespace, open("/proc/thread-self/net/xt_recent/seen") as lines:
+        return [line.split()[0] for line in lines]
+
+
+def accepted(namespace: Namespace, count: int, text: str = "-j ACCEPT") -> int:
+    """How many of so many datagrams the first rule with that text takes."""
+
+    def packets() -> int:
+        lines = namespace.run("iptables-legacy-save -c").stdout.splitlines()
+        return int(next(line for line in lines if text in line and line.startswith("["))[1:].partition(":")[0])
+
+    before = packets()
+    send(namespace, count)
+    return packets() - before
+
+
+def brought_back(namespace: Namespace, rule: str, way: str) -> nfkeep.Report:
+    """The rule of a flushed chain comes back by a transaction, or by the real iptables."""
+    with namespace:
+        if way == "transaction":
+            with nfkeep.transaction() as tx:
+                tx.append("INPUT", rule)
+            return tx.report
+        from nfkeep.keep.command import run_iptables
+
+        finished = run_iptables(Family.IPV4, ["-A", "INPUT", *rule.split()])
+        assert (finished.status, finished.report is None) == (0, False)
+        assert finished.report is not None
+        return finished.report
+
+
+def without_its_rule(namespace: Namespace, rule: str) -> None:
+    """A list or a bucket with something in it, held as its rule has gone."""
+    namespace.run(f"iptables-legacy -A INPUT {rule}")
+    send(namespace, 10)
+    with namespace, nfkeep.transaction() as tx:
+        tx.flush("INPUT")
+    assert [outcome.fidelity for outcome in tx.report.outcomes] == [Fidelity.HELD]
+
+
+@pytest.mark.parametrize("way", ["transaction", "command"])
+@pytest.mark.parametrize(("rule", "other", "state"), CONFIGURED.values(), ids=CONFIGURED)
+def test_another_configuration_is_in_force(
+    namespace: Namespace, rule: str, other: str, state: tuple[str, str], way: str
+) -> None:
+    """A rule that comes back with one gets what its operator wrote, and the report says that the state was lost."""
+    without_its_rule(namespace, rule)
+    report = brought_back(namespace, other, way)
+    assert [(o.kind, o.where, o.fidelity) for o in report.outcomes] == [(state[0], f"IPv4 {state[1]}", Fidelity.LOST)]
+    assert "another configuration" in report.outcomes[0].detail
+    with namespace:
+        assert held(Family.IPV4) == frozenset()
+        assert str(nfkeep.read("filter").chains["INPUT"].rules[0]) == str(nfkeep.Rule.parse(other))
+    if state[0] == "hashlimit":
+        assert accepted(namespace, 50) == 50
+    if state[0] == "recent":
+        send(namespace, 1)
+        assert seen(namespace) == ["src=127.0.0.0"]
+
+
+@pytest.mark.parametrize("way", ["transaction", "command"])
+@pytest.mark.parametrize(("rule", "state"), [(rule, state) for rule, _, state in CONFIGURED.values()], ids=CONFIGURED)
+def test_the_same_configuration_goes_on(namespace: Namespace, rule: str, state: tuple[str, str], way: str) -> None:
+    """A rule that comes back as it was finds its state, and nothing is lost."""
+    without_its_rule(namespace, rule)
+    assert brought_back(namespace, rule, way).lost == ()
+    with namespace:
+        assert held(Family.IPV4) == frozenset()
+    if state[0] == "hashlimit":
+        assert accepted(namespace, 50) == 0
+    if state[0] == "recent":
+        assert seen(namespace) == ["src=127.0.0.1"]
+
+
+def test_a_rule_that_only_asks_the_other_way_finds_its_buckets(namespace: Namespace) -> None:
+    """Whether a rule of hashlimit inverts is its own, not the table's: below and above share the buckets."""
+    without_its_rule(namespace, SLOW)
+    assert brought_back(namespace, SLOW.replace("-upto", "-above"), "transaction").lost == ()
+    assert accepted(namespace, 50) == 50
+
+
+def test_a_new_configuration_is_refused_with_what_would_be_lost(namespace: Namespace) -> None:
+    """With on_loss="refuse" the rule stays away, and what is held stays."""
+    without_its_rule(namespace, SLOW)
+    with namespace:
+        with (
+            pytest.raises(nfkeep.StateLossError, match="another configuration"),
+            nfkeep.transaction(on_loss="refuse") as tx,
+        ):
+            tx.append("INPUT", FAST)
+        assert held(Family.IPV4) == {("hashlimit", "h")}
+
+
+@pytest.mark.usefixtures("own_directories")
+def test_other_state_outlives_a_new_configuration(namespace: Namespace) -> None:
+    """What the table keeps besides, counters and quotas, comes through the replaces that it takes."""
+    namespace.run("iptables-legacy -A INPUT -p udp --dport 9 -m quota --quota 100000")
+    namespace.run(f"iptables-legacy -A INPUT {SLOW}")
+    send(namespace, 10)
+    with namespace, nfkeep.transaction() as tx:
+        tx.delete("INPUT", position=2)
+    report = brought_back(namespace, FAST, "command")
+    outcomes = {outcome.kind: outcome for outcome in report.outcomes}
+    assert outcomes["hashlimit"].fidelity is Fidelity.LOST
+    assert outcomes["quota"].detail.startswith("89720 of 100000 bytes are left")
+    assert "[10:10280] -A INPUT" in namespace.run("iptables-legacy-save -c").stdout
+    assert accepted(namespace, 50) == 50
+
+
+def test_a_rule_replaced_by_one_with_another_configuration(namespace: Namespace) -> None:
+    """In one replace the kernel goes on with the buckets as they were made; the report says so."""
+    namespace.run(f"iptables-legacy -A INPUT {SLOW}")
+    with namespace, nfkeep.transaction() as tx:
+        tx.replace("INPUT", 1, FAST)
+    (outcome,) = tx.report.outcomes
+    assert outcome.fidelity is Fidelity.SURVIVES
+    assert "takes no other configuration" in outcome.detail
+
+
+IN_RAW = "-t raw -A PREROUTING -i lo -p udp --dport 9 -m quota --quota 100000"
+
+
+def keeps_in_raw(namespace: Namespace, used: int = 10) -> None:
+    """A quota in raw, of which some is used, beside the hold of the list `ssh`, placed there before."""
+    namespace.run(f"iptables-legacy -A INPUT {RECENT}")
+    with namespace:
+        holding.place([("recent", "ssh")])
+        assert CHAIN in nfkeep.read("raw").chains
+    namespace.run(f"iptables-legacy {IN_RAW}")
+    send(namespace, used)
+
+
+def left_in_raw(namespace: Namespace) -> int:
+    """The figure of the quota in raw, as the kernel goes on with."""
+    rules = namespace.run("iptables-legacy -t raw -S PREROUTING").stdout
+    return int(rules.partition("--quota ")[2].split()[0])
+
+
+@pytest.mark.usefixtures("own_directories")
+def test_what_stands_beside_a_hold_outlives_its_release(namespace: Namespace) -> None:
+    """To let a hold go replaces its table: the quota there goes on with what was left, and that is told."""
+    keeps_in_raw(namespace)
+    told: list[nfkeep.Outcome] = []
+    with namespace:
+        holding.release(tell=told.append)
+        assert held(Family.IPV4) == frozenset()
+    assert left_in_raw(namespace) == 89720
+    assert [(o.kind, o.fidelity) for o in told] == [("quota", Fidelity.RESTORED)]
+
+
+@pytest.mark.usefixtures("own_directories")
+@pytest.mark.parametrize("way", ["transaction", "command"])
+def test_what_stands_beside_a_hold_outlives_that_its_rule_is_back(namespace: Namespace, way: str) -> None:
+    """The change that brings the name back takes the hold down, and tells of what that table keeps."""
+    keeps_in_raw(namespace)
+    namespace.run("iptables-legacy -F INPUT")
+    report = brought_back(namespace, RECENT, way)
+    assert [(o.kind, o.where, o.fidelity) for o in report.outcomes] == [
+        ("quota", "IPv4 raw PREROUTING rule 1", Fidelity.RESTORED)
+    ]
+    assert left_in_raw(namespace) == 89720
+    with namespace:
+        assert held(Family.IPV4) == frozenset()
+
+
+@pytest.mark.usefixtures("own_directories")
+def test_a_hold_where_every_table_keeps_something(namespace: Namespace) -> None:
+    """With no quiet table left it stands in raw, whose quota goes on, and that is told."""
+    namespace.run(f"iptables-legacy {IN_RAW}")
+    for table in ("mangle", "security"):
+        namespace.run(f"iptables-legacy -t {table} -A INPUT -m limit --limit 1/min")
+    namespace.run(f"iptables-legacy -A INPUT {RECENT}")
+    send(namespace, 10)
+    with namespace, nfkeep.transaction() as tx:
+        tx.flush("INPUT")
+    assert {o.kind: o.fidelity for o in tx.report.outcomes} == {
+        "recent": Fidelity.HELD,
+        "quota": Fidelity.RESTORED,
+    }
+    with namespace:
+        assert held(Family.IPV4) == {("recent", "ssh")}
+    assert left_in_raw(namespace) == 89720
+
+
+@pytest.mark.usefixtures("own_directories")
+def test_a_limit_beside_a_hold_outlives_its_release(start_service: Callable[..., Service]) -> None:
+    """Nobody gets in over a limit in the table where a list was held when that is let go."""
+    service = start_service(Shape("IPv4 TCP INPUT"), rules=[f"-A INPUT {RECENT}"])
+    with service.gateway:
+        holding.place([("recent", "ssh")])
+    service.plain(f"-t raw -A PREROUTING -p tcp --syn --dport 873 -m connlimit --connlimit-above {LIMIT} -j DROP")
+    assert len(service.dial()) == LIMIT
+    told: list[nfkeep.Outcome] = []
+    with service.gateway:
+        holding.release(tell=told.append)
+    assert [(o.kind, o.fidelity) for o in told] == [("connlimit", Fidelity.RESTORED)]
+    assert service.dial() == []

@@ -423,3 +423,81 @@ def test_a_lock_that_stays_taken(namespace: Namespace, runner: Runner) -> None:
         raise AssertionError
     assert wait_until(lambda: set(threading.enumerate()) <= before)  # one waits at the lock until it is free
     assert not runner.run_directory.exists()
+
+
+BUCKETS = "INPUT -p udp --dport 9 -m hashlimit --hashlimit-name h --hashlimit-mode srcip --hashlimit-upto {} -j ACCEPT"
+SLOW, FAST = BUCKETS.format("1/min --hashlimit-burst 2"), BUCKETS.format("1000/sec --hashlimit-burst 100")
+NETWORKS = "INPUT -p udp --dport 9 -m recent --name seen --set --mask 255.{}"
+ESTIMATOR = "INPUT -p udp --dport 9 -j RATEEST --rateest-name e --rateest-interval {} --rateest-ewma {}"
+#: A rule, the same with another configuration, its state, and what becomes of it if it comes back as it was.
+CONFIGURED = {
+    "hashlimit": (SLOW, FAST, "hashlimit", Fidelity.SURVIVES),
+    "recent": (NETWORKS.format("255.255.255"), NETWORKS.format("0.0.0"), "recent", Fidelity.SURVIVES),
+    "rateest": (ESTIMATOR.format("250ms", "0.5s"), ESTIMATOR.format("1s", "4s"), "RATEEST", Fidelity.APPROXIMATED),
+}
+
+
+def in_force(where: Namespace, kind: str) -> str:
+    """What shows by which configuration a state is made."""
+    if kind == "hashlimit":
+        before = packets_of(where, "-j ACCEPT")
+        send(where, 50)
+        return f"{packets_of(where, '-j ACCEPT') - before} of 50"
+    if kind == "recent":
+        send(where, 1)
+        with where, open("/proc/thread-self/net/xt_recent/seen") as lines:
+            return lines.read().split()[0]
+    return ""
+
+
+@pytest.mark.parametrize("mode", ["one after the other", "in two sessions"])
+@pytest.mark.parametrize(("rule", "other", "kind", "_fidelity"), CONFIGURED.values(), ids=CONFIGURED)
+def test_another_configuration_is_in_force(
+    namespace: Namespace, runner: Runner, rule: str, other: str, kind: str, _fidelity: Fidelity, mode: str
+) -> None:
+    """A rule that COMMAND brings back with one gets it, and the state is said to be lost; a quota beside it goes on."""
+    namespace.run(f"iptables-legacy {QUOTA.replace('1440', '144000')}".replace(" -j ACCEPT", ""))
+    namespace.run(f"iptables-legacy -A {rule}")
+    send(namespace, 10)
+    pause = "sleep 0.3; " if mode == "in two sessions" else ""
+    runner.run(namespace, f"iptables-legacy -D {rule}; {pause}iptables-legacy -A {other}")
+    outcomes = runner.outcomes()
+    assert outcomes[kind][0] == (Fidelity.APPROXIMATED if kind == "RATEEST" else Fidelity.LOST).value
+    assert outcomes["quota"][0] == Fidelity.RESTORED.value
+    assert packets_of(namespace, "quota") == 10
+    assert in_force(namespace, kind) == {"hashlimit": "50 of 50", "recent": "src=127.0.0.0", "RATEEST": ""}[kind]
+    assert "nfkeep" not in namespace.run("iptables-legacy-save").stdout
+    with namespace:
+        assert str(nfkeep.read("filter").chains["INPUT"].rules[1]) == str(nfkeep.Rule.parse(other[6:]))
+
+
+@pytest.mark.parametrize(("rule", "_other", "kind", "fidelity"), CONFIGURED.values(), ids=CONFIGURED)
+def test_the_same_configuration_goes_on(
+    namespace: Namespace, runner: Runner, rule: str, _other: str, kind: str, fidelity: Fidelity
+) -> None:
+    """A rule that COMMAND brings back as it was finds its state."""
+    namespace.run(f"iptables-legacy -A {rule}")
+    send(namespace, 10)
+    script = "iptables-legacy-save > $F/rules; iptables-legacy -F; sleep 0.3; iptables-legacy-restore < $F/rules"
+    runner.run(namespace, script)
+    assert runner.outcomes()[kind][0] == fidelity.value
+    assert in_force(namespace, kind) == {"hashlimit": "0 of 50", "recent": "src=127.0.0.1", "RATEEST": ""}[kind]
+
+
+@pytest.mark.usefixtures("runner")
+@pytest.mark.parametrize("mode", Mode, ids=str)
+def test_another_configuration_however_it_is_noticed(
+    namespace: Namespace, monkeypatch: pytest.MonkeyPatch, mode: Mode
+) -> None:
+    """Inside of `keep()` it is in force soon, not only in the end, and to go back to the first one is no way back."""
+    monkeypatch.setattr(keeping, "TableWatch", functools.partial(TableWatch, mode=mode))
+    namespace.run(f"iptables-legacy -A {SLOW}")
+    send(namespace, 10)
+    with namespace, nfkeep.keep() as kept:
+        namespace.run("iptables-legacy -F")
+        namespace.run(f"iptables-legacy -A {FAST}")
+        assert wait_until(lambda: in_force(namespace, "hashlimit") == "50 of 50")
+        namespace.run("iptables-legacy -F")
+        namespace.run(f"iptables-legacy -A {SLOW}")
+    assert {outcome.kind: outcome.fidelity for outcome in kept.report.outcomes}["hashlimit"] is Fidelity.LOST
+    assert in_force(namespace, "hashlimit") == "2 of 50"
