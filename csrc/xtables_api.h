@@ -78,7 +78,7 @@ void nfk_rule_copy(nfk_table *table, const void *rule, void *into, uint64_t *pac
 /* After a commit: what the entry that a rule carries on had counted when it was replaced; 0 if it carries on none. */
 int nfk_rule_replaced(nfk_table *table, const char *chain, size_t index, uint64_t *packets, uint64_t *bytes);
 
-/* Changes to the copy in memory; `index` counts from 0, -1 appends. */
+/* Changes to the copy in memory; `index` counts from 0, -1 appends. EBADMSG for an entry that is none. */
 int nfk_rule_insert(nfk_table *table, const char *chain, int64_t index, const void *entry, size_t length,
                     uint64_t packets, uint64_t bytes);
 int nfk_rule_replace(nfk_table *table, const char *chain, size_t index, const void *entry, size_t length,

@@ -19,7 +19,7 @@ from nfkeep.model import Counters, Family, Rule
 from nfkeep.xtables._ffi import words
 from nfkeep.xtables._ffi.door import ffi, lib, text
 from nfkeep.xtables._ffi.rules import format_table, require_target
-from nfkeep.xtables.entry import decode
+from nfkeep.xtables.entry import decode, not_a_rule
 from nfkeep.xtables.image import Image
 
 if TYPE_CHECKING:
@@ -344,6 +344,8 @@ class TableHandle:
             raise InvalidRuleError(words.WORDS.get((doing, error), words.UNNAMED))
 
     def _refused(self, error: int, doing: str, chain: str, rule: Rule) -> InvalidRuleError:
+        if error == errno.EBADMSG:
+            return not_a_rule(rule.entry)
         if not self.has_chain(chain):
             return InvalidRuleError(f"table {self.name} has no chain {chain!r}", f"-A {chain} {rule}")
         jump = decode(rule).jump
