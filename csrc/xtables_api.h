@@ -55,7 +55,7 @@ void nfk_table_layout(nfk_table *table, struct nfk_layout *layout);
 int nfk_table_load(nfk_table *table, const struct nfk_layout *layout);
 /* Whether the kernel's bytes of the moment of opening are these, but for counters; -errno. */
 int nfk_table_is(nfk_table *table, const struct nfk_layout *layout);
-/* Adds what rules had counted then to those that are there still and have counted less: how many; -errno. */
+/* Adds what rules had counted then, and lack now, to those that are there still: how many; -errno. */
 int64_t nfk_table_recount(nfk_table *table, const struct nfk_layout *before);
 /* Adds, modulo 2^64, to the counters of the entries that the kernel has now; EINVAL if it has another number. */
 int nfk_table_count(nfk_table *table, const uint64_t *packets, const uint64_t *bytes, uint32_t number);
@@ -78,7 +78,7 @@ void nfk_rule_copy(nfk_table *table, const void *rule, void *into, uint64_t *pac
 /* After a commit: what the entry that a rule carries on had counted when it was replaced; 0 if it carries on none. */
 int nfk_rule_replaced(nfk_table *table, const char *chain, size_t index, uint64_t *packets, uint64_t *bytes);
 
-/* Changes to the copy in memory; `index` counts from 0, -1 appends. */
+/* Changes to the copy in memory; `index` counts from 0, -1 appends. EBADMSG for an entry that is none. */
 int nfk_rule_insert(nfk_table *table, const char *chain, int64_t index, const void *entry, size_t length,
                     uint64_t packets, uint64_t bytes);
 int nfk_rule_replace(nfk_table *table, const char *chain, size_t index, const void *entry, size_t length,

@@ -69,17 +69,16 @@ static bool verdict_known(int verdict)
         || verdict == XT_RETURN;
 }
 
-/* The length of the entry at `at`, 0 if it is none. */
-static size_t entry_length(struct nfk_image *image, size_t at)
+/* The length of an entry of which so many bytes are there, 0 if it is none. */
+static size_t entry_length(int family, unsigned char *entry, size_t left)
 {
-    size_t head = nfk_head_size(image->family), left = image->size - at, end, next;
-    unsigned char *entry = image->entries + at;
+    size_t head = nfk_head_size(family), end, next;
     struct xt_entry_target *target;
 
     if (left < head + sizeof(*target))
         return 0;
-    end = nfk_target_offset(image->family, entry);
-    next = nfk_next_offset(image->family, entry);
+    end = nfk_target_offset(family, entry);
+    next = nfk_next_offset(family, entry);
     if (next > left || next % __alignof__(struct xt_counters) || end < head || end % __alignof__(struct xt_counters)
         || end + sizeof(*target) > next)
         return 0;
@@ -102,9 +101,15 @@ static size_t entry_length(struct nfk_image *image, size_t at)
         return 0;
     if (nfk_is_error(target)
         && (target->u.target_size < sizeof(struct xt_error_target)
-            || !memchr(((const struct xt_error_target *)target)->errorname, '\0', XT_FUNCTION_MAXNAMELEN)))
+            /* no longer than what a jump's header has room for */
+            || !memchr(((const struct xt_error_target *)target)->errorname, '\0', XT_EXTENSION_MAXNAMELEN)))
         return 0;
     return next;
+}
+
+bool nfk_is_entry(int family, unsigned char *bytes, size_t length)
+{
+    return length && entry_length(family, bytes, length) == length;
 }
 
 int nfk_image_check(struct nfk_image *image)
@@ -113,7 +118,7 @@ int nfk_image_check(struct nfk_image *image)
     size_t at = 0, length;
 
     for (; at < image->size; at += length, number++) {
-        length = entry_length(image, at);
+        length = entry_length(image->family, image->entries + at, image->size - at);
         if (!length)
             return EINVAL;
         for (int hook = 0; hook < NF_INET_NUMHOOKS; hook++) {

@@ -15,6 +15,9 @@ struct nfk_image {
 
 /* The table as the kernel has it now. 0 or a positive errno. */
 int nfk_image_read(int family, int fd, const char *name, struct nfk_image *image);
+/* Whether these bytes are one entry: every length in it stays inside of it, and every name ends. Cleans what lies behind
+ * the ends of names. */
+bool nfk_is_entry(int family, unsigned char *bytes, size_t length);
 /* EINVAL unless every length in it stays inside of it, every name ends, every verdict has a name, and hooks and
  * underflows are entries. Cleans what lies behind the ends of names; images must have gone through this before they are
  * compared or walked. */

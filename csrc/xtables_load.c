@@ -45,10 +45,21 @@ int nfk_table_is(nfk_table *table, const struct nfk_layout *layout)
     return !error && nfk_image_check(&image) == 0 && nfk_image_same(&table->image, &image);
 }
 
-typedef void (*pair_work)(int family, struct rule *then, const struct rule *now, void *context);
+/* Packets of the counters that are lower than they were: what these were, and what they are. */
+struct fallen {
+    uint64_t then, now;
+};
+
+/* Of a table's rules, and of its policies: iptables has those begin anew whatever it does, and carries over the others. */
+struct treatment {
+    struct fallen rules, policies;
+};
+
+typedef void (*pair_work)(int family, struct rule *then, const struct rule *now, struct fallen *fallen, void *context);
 
 /* Rules of then that are there now as well, in the same order; `now` is NULL for the others. */
-static void pair_chain(int family, struct chain *then, const struct chain *now, pair_work work, void *context)
+static void pair_chain(int family, struct chain *then, const struct chain *now, pair_work work,
+                       struct treatment *treatment, void *context)
 {
     size_t next = 0;
 
@@ -58,30 +69,64 @@ static void pair_chain(int family, struct chain *then, const struct chain *now, 
         while (found < now->count && (!now->rules[found].was || then->rules[i].size != now->rules[found].size
                                       || !nfk_rule_same(family, &then->rules[i], &now->rules[found])))
             found++;
-        work(family, &then->rules[i], found < now->count ? &now->rules[found] : NULL, context);
+        work(family, &then->rules[i], found < now->count ? &now->rules[found] : NULL, &treatment->rules, context);
         if (found < now->count)
             next = found + 1;
     }
     if (then->hook >= 0)
-        work(family, &then->policy, &now->policy, context);
+        work(family, &then->policy, &now->policy, &treatment->policies, context);
 }
 
-static void pair_tables(nfk_table *then, const nfk_table *now, pair_work work, void *context)
+static void pair_tables(nfk_table *then, const nfk_table *now, pair_work work, struct treatment *treatment,
+                        void *context)
 {
     static const struct chain none;
 
     for (size_t i = 0; i < then->chain_count; i++) {
         const struct chain *same = nfk_chain_find(now, then->chains[i]->name);
 
-        pair_chain(then->family, then->chains[i], same ? same : &none, work, context);
+        pair_chain(then->family, then->chains[i], same ? same : &none, work, treatment, context);
     }
 }
 
+static void weigh(int family, struct rule *then, const struct rule *now, struct fallen *fallen, void *context)
+{
+    uint64_t earlier = nfk_counters(family, then->bytes)->pcnt, current;
+
+    (void)context;
+    if (!now || !now->was)
+        return;
+    current = nfk_counters(family, now->bytes)->pcnt;
+    if (current >= earlier)
+        return;
+    fallen->then += earlier;
+    fallen->now += current;
+}
+
 /*
- * Counters go on from where they are if they have grown since; if they are lower, a replace without counters lies
- * between, and what was counted before is added.
+ * What a counter that is lower than it was lacks.  Somebody has had it begin anew: then all that was counted before is to
+ * be added to what has passed since; or has restored an earlier save with its counters: then it lacks what was counted
+ * behind the save, and to add more would count packets twice.
+ *
+ * One counter does not tell which it was: 1 where 2 was may be either.  But whoever did it did it to all that are lower,
+ * and of all their packets a new beginning leaves the few since, an earlier save nearly all but the few between.  So
+ * they have begun anew if less than half is left.  Sums of packets, and no votes of the rules: a rule that hardly any
+ * packet meets may lose all between a save and its restore, and weighs as little as it tells.  Counters that are not
+ * lower are no witnesses: a rule deleted and made again begins anew beside others that are carried over, and any that
+ * was 0 cannot fall.  Where this is wrong, in a table so young that half of its packets are newer than the replace, or
+ * with a save so old, a counter is off by no more than it shows now; and that way or the other, by equally much.
  */
-static void go_on(int family, struct rule *then, const struct rule *now, void *context)
+static struct xt_counters lacking(struct xt_counters then, struct xt_counters now, const struct fallen *fallen)
+{
+    if (now.pcnt >= then.pcnt)
+        return (struct xt_counters){0};
+    if (fallen->now < fallen->then - fallen->now)
+        return then;
+    return (struct xt_counters){then.pcnt - now.pcnt, then.bcnt > now.bcnt ? then.bcnt - now.bcnt : 0};
+}
+
+/* Counters go on from where they are, with what they lack. */
+static void go_on(int family, struct rule *then, const struct rule *now, struct fallen *fallen, void *context)
 {
     struct xt_counters counted = *nfk_counters(family, then->bytes);
 
@@ -91,13 +136,13 @@ static void go_on(int family, struct rule *then, const struct rule *now, void *c
         return;
     then->was = now->was;
     *nfk_counters(family, then->bytes) = *nfk_counters(family, now->bytes);
-    if (nfk_counters(family, now->bytes)->pcnt >= counted.pcnt)
-        then->extra = (struct xt_counters){0};
+    then->extra = lacking(counted, *nfk_counters(family, now->bytes), fallen);
 }
 
 int nfk_table_load(nfk_table *table, const struct nfk_layout *layout)
 {
     nfk_table now = *table;
+    struct treatment treatment = {0};
     struct nfk_image image;
     int error = copy_image(table, layout, &image);
 
@@ -113,7 +158,8 @@ int nfk_table_load(nfk_table *table, const struct nfk_layout *layout)
         *table = now;
         return error;
     }
-    pair_tables(table, &now, go_on, NULL);
+    pair_tables(table, &now, weigh, &treatment, NULL);
+    pair_tables(table, &now, go_on, &treatment, NULL);
     nfk_table_drop_chains(&now);
     return 0;
 }
@@ -124,15 +170,18 @@ struct missing {
 };
 
 /* What a rule had counted and has not any more: whoever replaced the table did not carry it over. */
-static void note_missing(int family, struct rule *then, const struct rule *now, void *context)
+static void note_missing(int family, struct rule *then, const struct rule *now, struct fallen *fallen, void *context)
 {
     struct missing *missing = context;
-    struct xt_counters counted = *nfk_counters(family, then->bytes);
+    struct xt_counters added;
 
-    if (!now || !now->was || nfk_counters(family, now->bytes)->pcnt >= counted.pcnt)
+    if (!now || !now->was)
         return;
-    missing->packets[now->was - 1] = counted.pcnt;
-    missing->bytes[now->was - 1] = counted.bcnt;
+    added = lacking(*nfk_counters(family, then->bytes), *nfk_counters(family, now->bytes), fallen);
+    if (!added.pcnt)
+        return;
+    missing->packets[now->was - 1] = added.pcnt;
+    missing->bytes[now->was - 1] = added.bcnt;
     missing->rules++;
 }
 
@@ -140,6 +189,7 @@ int64_t nfk_table_recount(nfk_table *table, const struct nfk_layout *before)
 {
     nfk_table then = {.family = table->family, .fd = -1};
     uint32_t number = table->image.number;
+    struct treatment treatment = {0};
     struct missing missing = {calloc(number, sizeof(uint64_t)), calloc(number, sizeof(uint64_t)), 0};
     struct nfk_image image;
     int error = copy_image(table, before, &image);
@@ -149,7 +199,8 @@ int64_t nfk_table_recount(nfk_table *table, const struct nfk_layout *before)
     if (!error)
         error = nfk_table_take_apart(&then, &image, false);
     if (!error) {
-        pair_tables(&then, table, note_missing, &missing);
+        pair_tables(&then, table, weigh, &treatment, NULL);
+        pair_tables(&then, table, note_missing, &treatment, &missing);
         if (missing.rules)
             error = nfk_table_count(table, missing.packets, missing.bytes, number);
     }

@@ -5,6 +5,7 @@
 #include <netdb.h>
 #include <stdio.h>
 
+#include "xtables_image.h"
 #include "xtables_text.h"
 
 static void print_address(int family, char letter, const void *address, const void *mask, bool invert)
@@ -140,26 +141,6 @@ void nfk_entry_print(int family, const unsigned char *entry)
     print_target(family, head, nfk_target(family, entry), flags & (family == AF_INET6 ? IP6T_F_GOTO : IPT_F_GOTO));
 }
 
-bool nfk_entry_well_formed(int family, const unsigned char *entry, size_t length)
-{
-    size_t at = nfk_head_size(family), target;
-
-    if (length < at || nfk_next_offset(family, entry) != length)
-        return false;
-    target = nfk_target_offset(family, entry);
-    while (at < target) {
-        const struct xt_entry_match *match = (const void *)(entry + at);
-
-        if (target - at < sizeof(*match) || match->u.match_size < sizeof(*match) || match->u.match_size > target - at
-            || strnlen(match->u.user.name, sizeof(match->u.user.name)) == sizeof(match->u.user.name))
-            return false;
-        at += match->u.match_size;
-    }
-    return at == target && length - target >= sizeof(struct xt_entry_target)
-        && nfk_target(family, entry)->u.target_size == length - target
-        && strnlen(nfk_target(family, entry)->u.user.name, XT_EXTENSION_MAXNAMELEN) < XT_EXTENSION_MAXNAMELEN;
-}
-
 /* Extensions believe what is in their data: a text without an end, or a number of parts that are not there, has them
  * read on. Behind the entry they find zeros. */
 unsigned char *nfk_entry_room(size_t length)
@@ -175,7 +156,7 @@ unsigned char *nfk_entry_room(size_t length)
 
 struct format {
     int family;
-    const unsigned char *entry;
+    unsigned char *entry;
 };
 
 static void format_work(void *context)
@@ -189,12 +170,13 @@ void nfk_rule_format(int family, const void *entry, size_t length, struct nfk_te
 {
     struct format format = {.family = family};
 
-    if (!nfk_entry_well_formed(family, entry, length)) {
+    if (length <= UINT16_MAX)
+        format.entry = memcpy(nfk_entry_room(length), entry, length);
+    if (!format.entry || !nfk_is_entry(family, format.entry, length)) {
         memset(out, 0, sizeof(*out));
         out->failed = 1;
         snprintf(out->reason, sizeof(out->reason), "these %zu bytes are not a rule", length);
         return;
     }
-    format.entry = memcpy(nfk_entry_room(length), entry, length);
     nfk_guard_run(family, out, format_work, &format);
 }

@@ -26,7 +26,7 @@ static void print_rule(const struct save *save, const struct chain *chain, const
     size_t end;
 
     nfk_rule_copy(save->table, rule, entry, &packets, &bytes);
-    if (!nfk_entry_well_formed(save->table->family, entry, rule->size))
+    if (!nfk_is_entry(save->table->family, entry, rule->size))
         nfk_fail(PARAMETER_PROBLEM, "%" PRIu32 " bytes of the chain %s are not a rule", rule->size, chain->name);
     printf("[%" PRIu64 ":%" PRIu64 "] -A %s", packets, bytes, chain->name);
     nfk_entry_print(save->table->family, entry);

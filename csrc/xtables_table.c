@@ -175,28 +175,35 @@ static int read_ending(const nfk_table *table, const struct xt_entry_target *tar
     return !rule->jump && target->u.user.revision == NFK_JUMP && nfk_is_standard(target) ? ENOENT : 0;
 }
 
-/* A rule of the table from an entry in the project's own form. */
+/* A rule of the table from an entry in the project's own form; EBADMSG for bytes that are none. */
 static int make_rule(nfk_table *table, const void *entry, size_t length, uint64_t packets, uint64_t bytes,
                      struct rule *rule)
 {
-    size_t start = nfk_target_offset(table->family, entry), standard = XT_ALIGN(sizeof(struct xt_standard_target));
+    size_t standard = XT_ALIGN(sizeof(struct xt_standard_target));
     struct xt_entry_target *target;
     int error;
 
     *rule = (struct rule){.extra = {packets, bytes}};
-    error = read_ending(table, nfk_target(table->family, entry), rule);
-    if (error)
-        return error;
-    rule->size = rule->ending == TO_EXTENSION ? length : start + standard;
-    rule->bytes = nfk_table_memory(table, rule->size);
+    if (length > UINT16_MAX)
+        return EBADMSG;
+    rule->bytes = nfk_table_memory(table, length + standard);
     if (!rule->bytes)
         return ENOMEM;
-    memcpy(rule->bytes, entry, rule->size < length ? rule->size : length);
+    memcpy(rule->bytes, entry, length);
+    /* Of an entry with the error target's name nobody could tell that it does not begin a user chain. */
+    target = nfk_is_entry(table->family, rule->bytes, length) ? nfk_target(table->family, rule->bytes) : NULL;
+    if (!target || nfk_is_error(target))
+        return EBADMSG;
+    error = read_ending(table, target, rule);
+    if (error)
+        return error;
+    rule->size = rule->ending == TO_EXTENSION ? length : (unsigned char *)target - rule->bytes + standard;
+    if (rule->size > UINT16_MAX)
+        return EBADMSG;
     if (table->family == AF_INET6)
         ((struct ip6t_entry *)rule->bytes)->next_offset = rule->size;
     else
         ((struct ipt_entry *)rule->bytes)->next_offset = rule->size;
-    target = nfk_target(table->family, rule->bytes);
     if (rule->ending != TO_EXTENSION) {
         memset(target, 0, standard);
         target->u.target_size = standard;

@@ -29,9 +29,7 @@ void nfk_guard_run(int family, struct nfk_text *out, void (*work)(void *), void 
 
 /* Zeros for an entry of this length, and more of them behind it, until the next one is asked for. */
 unsigned char *nfk_entry_room(size_t length);
-/* Whether the lengths inside an entry stay inside it, so that printing cannot read past its end. */
-bool nfk_entry_well_formed(int family, const unsigned char *entry, size_t length);
-/* Prints an entry that lies there, as iptables-save does from the first option on, each behind a space. */
+/* Prints an entry that lies there, and that nfk_is_entry() takes for one, as iptables-save does from the first option on, each behind a space. */
 void nfk_entry_print(int family, const unsigned char *entry);
 
 /* The extension behind a target's name in a family, NULL if there is none (then it may be a chain's name). */

@@ -9,6 +9,7 @@ import struct
 
 import attrs
 
+from nfkeep.errors import InvalidRuleError
 from nfkeep.model import Family, Rule
 
 INV_IN_INTERFACE, INV_OUT_INTERFACE, INV_SOURCE, INV_DESTINATION = 0x01, 0x02, 0x08, 0x10
@@ -22,7 +23,22 @@ _HEAD = {
     Family.IPV6: struct.Struct("=16s16s16s16s16s16s16s16sHBBB"),
 }
 _OFFSETS = {Family.IPV4: (88, 112), Family.IPV6: (140, 168)}
+_ENDS = struct.Struct("=HH")  # of the matches, which is where the target begins, and of all
 _EXTENSION = struct.Struct("=H29sB")
+_ALIGNMENT = 8  # of struct xt_counters
+# Bytes of data as far as anybody here reads them. All that come from the kernel are longer.
+_READ = {
+    "connlimit": 24,
+    "conntrack": 152,
+    "limit": 8,
+    "multiport": 48,
+    "quota": 16,
+    "recent": 211,
+    "state": 4,
+    "statistic": 8,
+    "tcp": 12,
+    "udp": 9,
+}
 
 
 @attrs.frozen(slots=True)
@@ -61,18 +77,23 @@ class Entry:
 
 
 def decode(rule: Rule) -> Entry:
-    """Take a rule apart."""
+    """Take a rule apart. Raises InvalidRuleError for bytes that are none."""
     family, raw = rule.family, rule.entry
-    fields = _HEAD[family].unpack_from(raw)
-    addresses, (protocol, *_, flags, inverted) = fields[:8], fields[8:]
     at_offset, at = _OFFSETS[family]
-    (target_at,) = struct.unpack_from("=H", raw, at_offset)
     matches = []
-    while at < target_at:
-        size, extension = _extension(raw, at)
-        matches.append(extension)
-        at += size
-    size, target = _extension(raw, target_at)
+    try:
+        fields = _HEAD[family].unpack_from(raw)
+        target_at, end = _ENDS.unpack_from(raw, at_offset)
+        while at < target_at <= end == len(raw):
+            size, extension = _extension(raw, at)
+            matches.append(extension)
+            at += size
+        size, target = _extension(raw, target_at)
+    except struct.error:  # something would lie past their end
+        raise not_a_rule(raw) from None
+    if at != target_at or target_at + size != end or end != len(raw):
+        raise not_a_rule(raw)
+    addresses, (protocol, *_, flags, inverted) = fields[:8], fields[8:]
     plain = size == 40 and (target.revision == _JUMP_REVISION or target.name in _VERDICTS)
     source, destination, source_mask, destination_mask, *interfaces = addresses
     in_interface, out_interface, in_interface_mask, out_interface_mask = interfaces
@@ -95,6 +116,11 @@ def decode(rule: Rule) -> Entry:
     )
 
 
+def not_a_rule(entry: bytes) -> InvalidRuleError:
+    """The error for bytes whose lengths are not those of an entry."""
+    return InvalidRuleError(f"these {len(entry)} bytes are not a rule")
+
+
 def with_match(rule: Rule, index: int, match: Extension) -> Rule:
     """The rule with other data, of the same length, in its match number `index`, from 0."""
     _, at = _OFFSETS[rule.family]
@@ -109,4 +135,9 @@ def with_match(rule: Rule, index: int, match: Extension) -> Rule:
 
 def _extension(raw: bytes, at: int) -> tuple[int, Extension]:
     size, name, revision = _EXTENSION.unpack_from(raw, at)
-    return size, Extension(name.split(b"\0")[0].decode(errors="surrogateescape"), revision, raw[at + 32 : at + size])
+    if size < _EXTENSION.size or size % _ALIGNMENT:
+        raise not_a_rule(raw)
+    extension = Extension(name.split(b"\0")[0].decode(errors="surrogateescape"), revision, raw[at + 32 : at + size])
+    if len(extension.data) < _READ.get(extension.name, 0):
+        raise InvalidRuleError(f"{len(extension.data)} bytes are no data of {extension.name}")
+    return size, extension

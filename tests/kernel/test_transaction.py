@@ -223,6 +223,77 @@ def test_what_cannot_be_is_refused_at_once(namespace: Namespace, act: object, wo
     assert saved(namespace) == before
 
 
+NO_RULES: dict[str, Callable[[bytes, int], bytes]] = {
+    "nothing": lambda _entry, _at: b"",
+    "less than a head": lambda _entry, _at: bytes(80),
+    "a head": lambda entry, at: entry[:at],
+    "only zeros": lambda entry, _at: bytes(len(entry)),
+    "a target without an end": lambda entry, _at: entry[:-8],
+    "more than a rule": lambda entry, _at: entry + bytes(8),
+    "a target behind the end": lambda entry, at: patched(entry, offsets(at), 60000),
+    "a target in the head": lambda entry, at: patched(entry, offsets(at), at - 8),
+    "a target where there is no room": lambda entry, at: patched(entry, offsets(at), len(entry) - 16),
+    "no end": lambda entry, at: patched(entry, offsets(at) + 2, 0),
+    "a later end": lambda entry, at: patched(entry, offsets(at) + 2, len(entry) + 8),
+    "a match of no size": lambda entry, at: patched(entry, at, 0),
+    "a match without room for its name": lambda entry, at: patched(entry, at, 24),
+    "a match that ends where nothing can begin": lambda entry, at: patched(entry, at, 49),
+    "a match into the target": lambda entry, at: patched(entry, at, 56),
+    "a match behind the end": lambda entry, at: patched(entry, at, 65528),
+    "a name of a match without an end": lambda entry, at: entry[: at + 2] + b"x" * 29 + entry[at + 31 :],
+    "a target of no size": lambda entry, at: patched(entry, at + 48, 0),
+    "a longer target": lambda entry, at: patched(entry, at + 48, 65528),
+    "a name of a target without an end": lambda entry, at: entry[: at + 50] + b"x" * 29 + entry[at + 79 :],
+    "the head of a chain": lambda entry, at: entry[: at + 50] + b"ERROR\0" + entry[at + 56 :],
+    "more than there can be": lambda entry, _at: entry + bytes(1 << 16),
+    "more than there can be, once its target is a verdict": lambda entry, at: longest(entry, at),
+}
+
+
+def offsets(head: int) -> int:
+    """Where target_offset and next_offset lie in a head of so many bytes."""
+    return head - 24 if head == 112 else head - 28
+
+
+def patched(entry: bytes, at: int, value: int) -> bytes:
+    return entry[:at] + value.to_bytes(2, "little") + entry[at + 2 :]
+
+
+def longest(entry: bytes, head: int) -> bytes:
+    """A match that leaves a verdict room for its name only."""
+    end = 65528
+    match = patched(entry[head : head + 48], 0, end - 32 - head)
+    verdict = patched(bytes(32), 0, 32)[:2] + b"DROP".ljust(30, b"\0")
+    whole = entry[:head] + match.ljust(end - 32 - head, b"\0") + verdict
+    return patched(patched(whole, offsets(head), end - 32), offsets(head) + 2, end)
+
+
+@FAMILIES
+@pytest.mark.parametrize("spoil", NO_RULES.values(), ids=NO_RULES)
+def test_bytes_that_are_no_rule_are_refused(
+    namespace: Namespace, family: Family, spoil: Callable[[bytes, int], bytes]
+) -> None:
+    """By whatever call they come: InvalidRuleError says so, and the table stays as it is."""
+    good = Rule.parse("-p tcp -m tcp --dport 22 -j DROP", family)
+    bad = Rule(family, spoil(good.entry, 112 if family is Family.IPV4 else 168))
+    calls: list[Callable[[nfkeep.Transaction], None]] = [
+        lambda tx: tx.append("INPUT", bad),
+        lambda tx: tx.insert("INPUT", bad),
+        lambda tx: tx.replace("INPUT", 1, bad),
+        lambda tx: tx.delete("INPUT", bad),
+        lambda tx: tx.handle.append("INPUT", bad),
+        lambda tx: tx.handle.rewrite("INPUT", 1, bad),
+    ]
+    with namespace:
+        with nfkeep.transaction("filter", family) as tx:
+            tx.append("INPUT", good)
+        before = saved(namespace, family)
+        for call in calls:
+            with pytest.raises(InvalidRuleError, match="are not a rule"), nfkeep.transaction("filter", family) as tx:
+                call(tx)
+    assert saved(namespace, family) == before
+
+
 def test_nat_does_not_drop(namespace: Namespace) -> None:
     """As with iptables: a rule of that table sees only the first packet of each connection."""
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import subprocess
 import sys
@@ -195,6 +196,64 @@ def test_any_bytes_print_or_are_refused(entry: bytes) -> None:
     """Bytes that are no rule raise InvalidRuleError instead of being read past their end."""
     with pytest.raises(InvalidRuleError, match="are not a rule"):
         str(Rule(Family.IPV4, entry))
+
+
+SPOILT = st.lists(st.tuples(st.integers(0, 300), st.binary(min_size=1, max_size=2)), min_size=1, max_size=3)
+
+
+@given(st.sampled_from(list(Family)), SPOILT, st.integers(0, 16))
+def test_a_rule_with_other_bytes_is_a_rule_or_refused(
+    family: Family, changes: list[tuple[int, bytes]], cut: int
+) -> None:
+    """Lengths that lead out of it, or nowhere, raise InvalidRuleError, taken apart as well as printed.
+
+    With a match that prints any data: other extensions rely on what the kernel lets in.
+    """
+    entry = bytearray(Rule.parse("-m mark --mark 1 -m mark --mark 2 -j DROP", family).entry)
+    for at, octets in changes:
+        at %= len(entry)
+        entry[at : at + len(octets)] = octets
+    rule = Rule(family, bytes(entry[: len(entry) - cut]))
+    for act in (str, decode):
+        with contextlib.suppress(InvalidRuleError):
+            act(rule)
+
+
+@pytest.mark.parametrize("family", list(Family), ids=str)
+def test_a_target_past_the_end_is_no_rule(family: Family) -> None:
+    """Wherever target_offset points to, nothing behind the bytes is looked at."""
+    entry = Rule.parse("-j DROP", family).entry
+    at = 88 if family is Family.IPV4 else 140
+    for offset in (0, 104, len(entry) - 8, len(entry), 60000, 65535):
+        rule = Rule(family, entry[:at] + offset.to_bytes(2, "little") + entry[at + 2 :])
+        for act in (str, decode):
+            with pytest.raises(InvalidRuleError, match="are not a rule"):
+                act(rule)
+
+
+CUT_SHORT = [
+    "-m connlimit --connlimit-above 3",
+    "-m conntrack --ctstate NEW",
+    "-m limit --limit 3/min",
+    "-m state --state NEW",
+    "-p tcp -m multiport --dports 1,2",
+    "-m quota --quota 5",
+    "-m recent --name x --set",
+    "-m statistic --mode nth --every 3 --packet 1",
+    "-p tcp -m tcp --dport 22",
+    "-p udp -m udp --dport 53",
+]
+
+
+@pytest.mark.parametrize("match", CUT_SHORT)
+def test_an_extension_cut_short_is_refused(match: str) -> None:
+    """An extension whose data others read by its name has what they read."""
+    rule = Rule.parse(f"{match} -j DROP")
+    (whole,) = decode(rule).matches
+    entry = rule.entry[:112] + struct.pack("=H", 32) + rule.entry[114:144] + rule.entry[-40:]
+    entry = entry[:88] + struct.pack("=HH", len(entry) - 40, len(entry)) + entry[92:]
+    with pytest.raises(InvalidRuleError, match=f"0 bytes are no data of {whole.name}"):
+        decode(Rule(Family.IPV4, entry))
 
 
 @needs_corpus

@@ -19,7 +19,7 @@ from nfkeep.model import Counters, Family, Rule
 from nfkeep.xtables._ffi import words
 from nfkeep.xtables._ffi.door import ffi, lib, text
 from nfkeep.xtables._ffi.rules import format_table, require_target
-from nfkeep.xtables.entry import decode
+from nfkeep.xtables.entry import decode, not_a_rule
 from nfkeep.xtables.image import Image
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class TableHandle:
     def load(self, image: Image) -> None:
         """Put earlier bytes in the place of everything; rules that are there now go on with their counters.
 
-        A counter that is lower now than it was then has been put to zero by a replace: then both are added.
+        A counter that is lower now than it was then gets what it lacks, as with `recount`.
         """
         layout, _entries = _layout(image)
         error = lib.nfk_table_load(self._table, layout)
@@ -123,10 +123,11 @@ class TableHandle:
         return bool(same)
 
     def recount(self, before: Image) -> int:
-        """Give rules that are there still what they had counted before, in the kernel, if they have counted less since.
+        """Give rules that are there still, and whose counters are lower than before, what these lack, in the kernel.
 
-        That is so after a replace by a program that does not carry counters over. How many rules; raises ConflictError
-        if the table has other rules by now, CommitError.
+        All they had counted, if they have begun anew, as after a replace by a program that does not carry counters
+        over; or what an earlier save that was restored lacks. How many rules; raises ConflictError if the table has
+        other rules by now, CommitError.
         """
         layout, _entries = _layout(before)
         rules = lib.nfk_table_recount(self._table, layout)
@@ -344,6 +345,8 @@ class TableHandle:
             raise InvalidRuleError(words.WORDS.get((doing, error), words.UNNAMED))
 
     def _refused(self, error: int, doing: str, chain: str, rule: Rule) -> InvalidRuleError:
+        if error == errno.EBADMSG:
+            return not_a_rule(rule.entry)
         if not self.has_chain(chain):
             return InvalidRuleError(f"table {self.name} has no chain {chain!r}", f"-A {chain} {rule}")
         jump = decode(rule).jump
