@@ -68,14 +68,24 @@ class Change:
         return self.before.table
 
 
-def apply(changes: Sequence[Change], holds: Holds = (), *, keep_holds: bool = True, refuse: bool = False) -> Report:
+def apply(
+    changes: Sequence[Change],
+    holds: Holds = (),
+    *,
+    keep_holds: bool = True,
+    refuse: bool = False,
+    together: bool = True,
+) -> Report:
     """Replace the tables between gates and restoration: all of them, or none if one fails.
 
     `holds` are placed before, and taken down again where the new tables name the state themselves. Where this host
     has no means to count flows again, the change goes on and the counts are reported lost; with `refuse`,
-    StateLossError is raised before anything is changed. The caller has the xtables lock.
+    StateLossError is raised before anything is changed. Unless `together`, a change that was cut off is not undone.
+    The caller has the xtables lock.
     """
-    flight = Flight(tuple(change.image for change in changes), tuple((family, key) for family, key, _ in holds))
+    flight = Flight(
+        tuple(change.image for change in changes), tuple((family, key) for family, key, _ in holds), together
+    )
     with deferred(), journal.written(flight):
         obsolete = _place(holds, changes)
         try:

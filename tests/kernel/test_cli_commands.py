@@ -177,6 +177,36 @@ def test_a_report_that_cannot_be_written(
     assert "connlimit" in namespace.run("iptables-legacy -S").stdout
 
 
+QUOTA = "-p udp --dport 9 -m quota --quota 100000 -j ACCEPT"
+IN_DOUBT = {
+    "a comment like a table": ["-A", "FORWARD", "-m", "comment", "--comment", "-temporary", "-j", "DROP"],
+    "a prefix like a table": ["-A", "FORWARD", "-j", "LOG", "--log-prefix", "-t "],
+    "a comment like another table": ["-A", "FORWARD", "-m", "comment", "--comment", "-tmangle", "-j", "DROP"],
+    "a table behind a flag": ["-A", "FORWARD", "-p", "tcp", "--syn", "-t", "mangle"],
+    "equal rules, in doubt": ["-R", "INPUT", "2", "-p", "tcp", "--dport", "80", "--syn", "-t", "filter"],
+}
+
+
+@pytest.mark.parametrize("arguments", IN_DOUBT.values(), ids=IN_DOUBT)
+def test_where_the_table_is_in_doubt(
+    arguments: list[str], gateway: Gateway, run: Run, echo_server: EchoServerFactory, dialer: Dialer
+) -> None:
+    """What looks like the table may be the value of an option: then either may change, and keeps its state."""
+    for rule in (LIMIT, "-p tcp --dport 80 --syn"):
+        gateway.gateway.run(f"iptables-legacy -A INPUT {rule}")
+    for table in ("filter", "mangle"):
+        gateway.gateway.run(f"iptables-legacy -t {table} -A INPUT {QUOTA} -c 40 40000")
+    address = gateway.gateway_address(Family.IPV4)
+    echo_server(gateway.gateway, Family.IPV4, "tcp", address, 873)
+    old = dialer(gateway.client, Family.IPV4, "tcp", address, 873, 14)
+    assert run("iptables", *arguments).returncode == 0
+    assert dialer(gateway.client, Family.IPV4, "tcp", address, 873, 14) == []
+    assert living(old) == old
+    changed, other = ("mangle", "filter") if arguments[-2:] == ["-t", "mangle"] else ("filter", "mangle")
+    assert "--quota 60000" in gateway.gateway.run(f"iptables-legacy -t {changed} -S").stdout
+    assert "--quota 100000" in gateway.gateway.run(f"iptables-legacy -t {other} -S").stdout  # left alone
+
+
 def test_what_is_not_kept_is_told(namespace: Namespace, run_in: Callable[[Namespace], Run]) -> None:
     """What is not kept is told with its reason; what survives by itself is not mentioned."""
     namespace.run("iptables-legacy -A INPUT -p udp -m limit --limit 5/min -j ACCEPT")

@@ -6,25 +6,42 @@ import pytest
 
 from nfkeep.keep.arguments import Arguments, read_arguments
 
+
+def reading(tables: str, only_reads: bool, may_remove: bool) -> Arguments:
+    return Arguments(frozenset(tables.split()), only_reads, may_remove)
+
+
 CASES = {
-    "append": ("-A INPUT -j DROP", Arguments("filter", False, False)),
-    "delete": ("-D INPUT 1", Arguments("filter", False, True)),
-    "flush, with the table behind": ("-F -t mangle", Arguments("mangle", False, True)),
-    "table glued": ("-tmangle -L", Arguments("mangle", True, False)),
-    "long": ("--table=raw --append INPUT", Arguments("raw", False, False)),
-    "long, in two words": ("--table raw --list-rules", Arguments("raw", True, False)),
-    "long and short for it": ("--tab raw --appe INPUT", Arguments("raw", False, False)),
-    "listing": ("-nvL INPUT", Arguments("filter", True, False)),
-    "listing with the chain glued": ("-LFORWARD", Arguments("filter", True, False)),
-    "listing and zeroing": ("-L -Z", Arguments("filter", False, False)),
-    "check": ("-C INPUT -j DROP", Arguments("filter", True, False)),
-    "version": ("-V", Arguments("filter", True, False)),
-    "help": ("--help", Arguments("filter", True, False)),
-    "policy": ("-P INPUT DROP", Arguments("filter", False, False)),
-    "replace": ("-R INPUT 1 -j DROP", Arguments("filter", False, True)),
-    "nothing": ("", Arguments("filter", False, False)),
-    "a chain's name that looks like nothing": ("-A F -j D", Arguments("filter", False, False)),
-    "the last table counts": ("-t nat -t raw -S", Arguments("raw", True, False)),
+    "append": ("-A INPUT -j DROP", reading("filter", False, False)),
+    "delete": ("-D INPUT 1", reading("filter", False, True)),
+    "flush, with the table behind": ("-F -t mangle", reading("mangle", False, True)),
+    "table glued": ("-tmangle -L", reading("mangle", True, False)),
+    "long": ("--table=raw --append INPUT", reading("raw", False, False)),
+    "long, in two words": ("--table raw --list-rules", reading("raw", True, False)),
+    "long and short for it": ("--tab raw --appe INPUT", reading("raw filter", False, False)),
+    "listing": ("-nvL INPUT", reading("filter", True, False)),
+    "listing with the chain glued": ("-LFORWARD", reading("filter", True, False)),
+    "listing and zeroing": ("-L -Z", reading("filter", False, False)),
+    "check": ("-C INPUT -j DROP", reading("filter", True, False)),
+    "version": ("-V", reading("filter", True, False)),
+    "help": ("--help", reading("filter", True, False)),
+    "policy": ("-P INPUT DROP", reading("filter", False, False)),
+    "replace": ("-R INPUT 1 -j DROP", reading("filter", False, True)),
+    "nothing": ("", reading("filter", False, False)),
+    "a chain's name that looks like nothing": ("-A F -j D", reading("filter", False, False)),
+    "the last table counts": ("-t nat -t raw -S", reading("raw", True, False)),
+    "a value that looks like the table": ("-A INPUT -j -tnat -g --table=raw", reading("filter", False, False)),
+    "a value that looks like a change": ("-L -j -A", reading("filter", True, False)),
+    "a long option's value": ("--source -tnat -S --jump --append", reading("filter", True, False)),
+    "an extension's value or the table": ("-A A --comment -tnat", reading("filter nat", False, False)),
+    "an extension's value that is no table": ("-A A --comment -tmp", reading("filter mp", False, False)),
+    "an extension's value or a change": ("-S --comment -D", reading("filter", False, True)),
+    "a value, of whichever option": ("-A A --comment -j -tnat --x=-traw", reading("filter nat", False, False)),
+    "a flag or a value, then the table": ("-A A --syn -t nat", reading("filter nat", False, False)),
+    "the table behind all doubt": ("-A A --dport -tnat -j B -t raw", reading("raw", False, False)),
+    "the beginning of an option, or an extension's": ("-A A --tab -tnat", reading("nat filter -tnat", False, False)),
+    "behind the end of options": ("-S -- -t nat -F", reading("filter", True, False)),
+    "optional values are glued": ("-w -t nat -L -x", reading("nat", True, False)),
 }
 
 
