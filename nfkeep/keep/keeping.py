@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from nfkeep.errors import ConflictError, LockTimeoutError, NfkeepError
 from nfkeep.keep import hold, journal
 from nfkeep.keep.change import Change, Gate, Replaced, put_back, rehearse, shut
+from nfkeep.keep.interrupts import deferred
 from nfkeep.keep.journal import Flight
 from nfkeep.keep.observe import Observation, observe
 from nfkeep.keep.plan import can_hold, limited
@@ -79,8 +80,9 @@ class Keeping:
         try:
             self._ready.wait()
         except BaseException:  # Ctrl-C: nobody would ever tell the thread to end
-            os.eventfd_write(self._stop, 1)
-            self._join()
+            with deferred():
+                os.eventfd_write(self._stop, 1)
+                self._join()
             raise
         if self._error is not None:
             self._join()
@@ -90,9 +92,10 @@ class Keeping:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.eventfd_write(self._stop, 1)
-        self._join()
-        self._report = Report(tuple(self._outcomes.values()), self._gate_seconds)
+        with deferred():  # Ctrl-C that lands here must not leave the thread without an end, nor break it off
+            os.eventfd_write(self._stop, 1)
+            self._join()
+            self._report = Report(tuple(self._outcomes.values()), self._gate_seconds)
         if self._error is not None and kind is None:
             raise self._error
 
