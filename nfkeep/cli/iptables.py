@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nfkeep.errors import LockTimeoutError
 from nfkeep.keep.command import run_iptables
 from nfkeep.keep.report import Fidelity, Report
 from nfkeep.model import Family
@@ -24,6 +25,8 @@ __all__ = ["REPORT_FILE", "ip6tables", "iptables"]
 
 #: The environment variable that names a file for the report, as JSON.
 REPORT_FILE = "NFKEEP_REPORT"
+
+_RESOURCE_PROBLEM = 4
 
 
 class _PassThrough(click.Command):
@@ -48,7 +51,10 @@ def ip6tables(arguments: tuple[str, ...]) -> int:
 
 def _run(family: Family, arguments: tuple[str, ...]) -> int:
     with _report_file() as file:
-        finished = run_iptables(family, arguments)
+        try:
+            finished = run_iptables(family, arguments)
+        except LockTimeoutError as error:
+            return _locked_out(error)
         report = finished.report or Report()
         if file is not None:
             file.write(report.to_json() + "\n")
@@ -57,6 +63,14 @@ def _run(family: Family, arguments: tuple[str, ...]) -> int:
             print(f"nfkeep: {outcome}", file=sys.stderr)
     status = finished.status
     return status if status >= 0 else 128 - status  # killed by a signal: what a shell would say
+
+
+def _locked_out(error: LockTimeoutError) -> int:
+    """What iptables says and returns then."""
+    waited = round(error.waited_seconds)
+    advice = f"Stopped waiting after {waited}s." if waited else "Perhaps you want to use the -w option?"
+    print(f"Another app is currently holding the xtables lock. {advice}", file=sys.stderr)
+    return _RESOURCE_PROBLEM
 
 
 @contextlib.contextmanager

@@ -1,10 +1,12 @@
-"""What the arguments of iptables ask for, as far as keeping state has to know: the table, and what may happen to it.
+"""What the arguments of iptables ask for, as far as keeping state has to know: the table, what may happen to it, and how
+long to wait.
 
 Errs on the safe side: whatever is not plainly a listing counts as a change. iptables itself judges the arguments.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 import attrs
@@ -24,42 +26,63 @@ _LONG = {
 }  # fmt: skip
 """iptables/iptables.c, original_opts; each extension that a rule names adds options of its own."""
 
+USUAL_WAIT_SECONDS = 60.0
+"""Without `-w`, where iptables waits not at all or for ever, as its version has it."""
+
 
 @attrs.frozen(slots=True)
 class Arguments:
     """`only_reads`: nothing can change. `may_remove`: rules can go.
 
     `tables`: the last `-t`, filter without one; several where it depends on options of extensions which it is.
+    `wait_seconds`: for how long to wait for the xtables lock, as `-w` has it; None is for ever.
     """
 
     tables: frozenset[str]
     only_reads: bool
     may_remove: bool
+    wait_seconds: float | None = USUAL_WAIT_SECONDS
 
 
 def read_arguments(arguments: Sequence[str]) -> Arguments:
-    """Look through the arguments as getopt_long would, for commands and the table.
+    """Look through the arguments as getopt_long would, for commands, the table and the wait.
 
     It is not known which options of extensions take the next word for their value. So each way to read the words is
     followed, and what any of them finds counts.
     """
     letters: set[str] = set()
     end = len(arguments)
-    tables: list[set[str]] = [set() for _ in range(end + 1)]  # that hold by the time a word is read as an option
-    tables[0].add("filter")
+    # Tables and seconds to wait, each as it can be by the time that a word is read as an option.
+    seen: list[set[tuple[str, float | None]]] = [set() for _ in range(end + 1)]
+    seen[0].add(("filter", USUAL_WAIT_SECONDS))
     for at, word in enumerate(arguments):
-        if not tables[at]:  # only ever the value of the option before it
+        if not seen[at]:  # only ever the value of the option before it
             continue
         following = arguments[at + 1] if at + 1 < end else ""
         for options, length in _readings(word, following):
             letters.update(letter for letter, _ in options)
-            named = [value for letter, value in options if letter == "t"]
-            tables[end if word == "--" else min(at + length, end)].update(named[-1:] or tables[at])
+            said = dict(options)  # of several the last one
+            seen[end if word == "--" else min(at + length, end)].update(
+                (said.get("t", table), _wait(said["w"], following) if "w" in said else wait) for table, wait in seen[at]
+            )
+    waits = [wait for _, wait in seen[end]]
     return Arguments(
-        frozenset(tables[end]),
+        frozenset(table for table, _ in seen[end]),
         only_reads=bool(letters & _READS) and not letters & _CHANGES,
         may_remove=bool(letters & _REMOVES),
+        wait_seconds=max((wait for wait in waits if wait is not None), default=None) if None not in waits else None,
     )
+
+
+def _wait(glued: str, following: str) -> float | None:
+    """How many seconds a `-w` asks for; iptables looks for the number in the next word as well."""
+    number = glued or ("" if following.startswith(("-", "!")) else following)
+    if not number:
+        return None
+    seconds = re.match(r"-?\d+(?!x)", number)
+    if seconds is None:  # iptables has words for that
+        return USUAL_WAIT_SECONDS
+    return float(seconds[0]) if not number.startswith("-") else None
 
 
 _Reading = tuple[list[tuple[str, str]], int]

@@ -38,13 +38,14 @@ def run_iptables(family: Family, arguments: Sequence[str]) -> Finished:
 
     The binary is the legacy one if legacy tables hold rules here, else what `iptables` on PATH is; the nft variant
     keeps the state of the rules that it does not touch, so for it nothing is done. Raises UnsupportedError if there is
-    no iptables, PermissionDeniedError; every error of iptables itself is its own text and exit status.
+    no iptables, LockTimeoutError after as long as `-w` says, or a minute, PermissionDeniedError; every error of
+    iptables itself is its own text and exit status.
     """
     binary, legacy = find_binary(family)
     parsed = read_arguments(arguments)
     if not legacy or parsed.only_reads:
         return Finished(_run(binary, arguments, None), binary, None)
-    with XtablesLock() as lock, open(os.memfd_create("nfkeep-lock"), "rb") as private:
+    with XtablesLock(parsed.wait_seconds) as lock, open(os.memfd_create("nfkeep-lock"), "rb") as private:
         recover_locked()
         return _run_kept(family, parsed, binary, arguments, _Locks(lock.fileno(), private.fileno()))
 

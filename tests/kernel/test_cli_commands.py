@@ -12,6 +12,7 @@ import pytest
 
 from nfkeep.model import Family
 from nfkeep.testing import close_all, living
+from nfkeep.xtables.lock import XtablesLock
 
 if TYPE_CHECKING:
     import subprocess
@@ -205,6 +206,23 @@ def test_where_the_table_is_in_doubt(
     changed, other = ("mangle", "filter") if arguments[-2:] == ["-t", "mangle"] else ("filter", "mangle")
     assert "--quota 60000" in gateway.gateway.run(f"iptables-legacy -t {changed} -S").stdout
     assert "--quota 100000" in gateway.gateway.run(f"iptables-legacy -t {other} -S").stdout  # left alone
+
+
+@pytest.mark.parametrize("wait", [["-w", "1"], ["-w1"], ["--wait=1"]], ids=" ".join)
+def test_a_lock_that_stays_taken(
+    wait: list[str], namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    run_in: Callable[[Namespace], Run],
+) -> None:  # fmt: skip
+    """`-w` says for how long to wait; then words and status are those of iptables."""
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
+    namespace.run(f"iptables-legacy -A INPUT {LIMIT}")
+    with XtablesLock():
+        plain = namespace.run(["iptables-legacy", *wait, "-F"], check=False, env=dict(os.environ))
+        done = run_in(namespace)("iptables", *wait, "-F")
+    assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout) == (4, "")
+    assert done.stderr == "Another app is currently holding the xtables lock. Stopped waiting after 1s.\n"
+    assert plain.stderr.endswith(done.stderr)
+    assert "connlimit" in namespace.run("iptables-legacy -S").stdout
 
 
 def test_what_is_not_kept_is_told(namespace: Namespace, run_in: Callable[[Namespace], Run]) -> None:

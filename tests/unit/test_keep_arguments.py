@@ -41,7 +41,7 @@ CASES = {
     "the table behind all doubt": ("-A A --dport -tnat -j B -t raw", reading("raw", False, False)),
     "the beginning of an option, or an extension's": ("-A A --tab -tnat", reading("nat filter -tnat", False, False)),
     "behind the end of options": ("-S -- -t nat -F", reading("filter", True, False)),
-    "optional values are glued": ("-w -t nat -L -x", reading("nat", True, False)),
+    "optional values are glued": ("-W -t nat -L -x", reading("nat", True, False)),
 }
 
 
@@ -49,3 +49,30 @@ CASES = {
 def test_reading(words: str, expected: Arguments) -> None:
     """Options are found as getopt_long finds them: glued, clustered, shortened."""
     assert read_arguments(words.split()) == expected
+
+
+WAITS = {
+    "unsaid": ("-A INPUT", 60.0),
+    "for ever": ("-w -A INPUT", None),
+    "for ever, at the end": ("-F -w", None),
+    "in the next word": ("-w 5 -F", 5.0),
+    "glued": ("-w5 -F", 5.0),
+    "in a cluster": ("-vw 5 -F", 5.0),
+    "long": ("--wait 5 -F", 5.0),
+    "long, glued": ("--wait=5 -F", 5.0),
+    "long, for ever": ("--wait -F", None),
+    "not at all": ("-w 0 -F", 0.0),
+    "a fraction is cut off": ("-w 1.5 -F", 1.0),
+    "less than nothing": ("--wait=-1 -F", None),
+    "no number": ("-w soon -F", 60.0),
+    "the last one counts": ("-w -F -w 3", 3.0),
+    "followed by an inversion": ("-w ! -s 192.0.2.1 -F", None),
+    "the interval is no wait": ("-W 500 -F", 60.0),
+    "in doubt, the longest": ("-A A --comment -w3 -w2 --comment -w", None),
+}
+
+
+@pytest.mark.parametrize(("words", "expected"), WAITS.values(), ids=WAITS)
+def test_waiting(words: str, expected: float | None) -> None:
+    """For how long to wait for the lock is found as iptables finds it."""
+    assert read_arguments(words.split()).wait_seconds == expected
