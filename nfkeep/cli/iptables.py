@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nfkeep.cli.outcomes import tell
 from nfkeep.errors import LockTimeoutError
 from nfkeep.keep.command import run_iptables
-from nfkeep.keep.report import Fidelity, Report
+from nfkeep.keep.report import Report
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
@@ -55,12 +56,7 @@ def _run(family: Family, arguments: tuple[str, ...]) -> int:
             finished = run_iptables(family, arguments)
         except LockTimeoutError as error:
             return _locked_out(error)
-        report = finished.report or Report()
-        if file is not None:
-            file.write(report.to_json() + "\n")
-    for outcome in report.outcomes:
-        if outcome.fidelity is not Fidelity.SURVIVES:
-            print(f"nfkeep: {outcome}", file=sys.stderr)
+        tell(finished.report or Report(), file)
     status = finished.status
     return status if status >= 0 else 128 - status  # killed by a signal: what a shell would say
 
@@ -80,5 +76,9 @@ def _report_file() -> Iterator[TextIO | None]:
     if not path:
         yield None
         return
-    with open(path, "w", encoding="utf-8") as file:
+    file = open(path, "w", encoding="utf-8")  # noqa: SIM115
+    try:
         yield file
+    finally:
+        with contextlib.suppress(OSError):  # what could not be written was told
+            file.close()

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nfkeep.cli.outcomes import tell
 from nfkeep.keep.keeping import keep
-from nfkeep.keep.report import Fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,13 +39,10 @@ def run(arguments: tuple[str, ...], file: TextIO | None) -> int:
     told on stderr. The exit status is that of COMMAND.
     """
     command = _Command(arguments)
-    with _handled(command.signalled), keep() as kept:
-        status = command.run()
-    if file is not None:
-        file.write(kept.report.to_json() + "\n")
-    for outcome in kept.report.outcomes:
-        if outcome.fidelity is not Fidelity.SURVIVES:
-            print(f"nfkeep: {outcome}", file=sys.stderr)
+    with _handled(command.signalled):
+        with keep() as kept:
+            status = command.run()
+        tell(kept.report, file)
     return status
 
 

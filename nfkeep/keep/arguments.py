@@ -1,5 +1,6 @@
-"""What the arguments of iptables ask for, as far as keeping state has to know: the table, what may happen to it, and how
-long to wait.
+"""What the arguments of iptables ask for, as far as keeping state has to know.
+
+That is the table, what may happen to it, and for how long to wait for the lock.
 
 Errs on the safe side: whatever is not plainly a listing counts as a change. iptables itself judges the arguments.
 """

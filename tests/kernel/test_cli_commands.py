@@ -208,6 +208,16 @@ def test_where_the_table_is_in_doubt(
     assert "--quota 100000" in gateway.gateway.run(f"iptables-legacy -t {other} -S").stdout  # left alone
 
 
+def test_a_report_that_has_no_room(namespace: Namespace, run_in: Callable[[Namespace], Run]) -> None:
+    """The change is made, so the status is that of iptables; what became of the state is told, and so is the file."""
+    namespace.run(f"iptables-legacy -A INPUT {QUOTA} -c 50 50000")
+    done = run_in(namespace)("iptables", "-A", "INPUT", "-j", "DROP", env={"NFKEEP_REPORT": "/dev/full"})
+    assert (done.returncode, done.stdout) == (0, "")
+    told, last = done.stderr.splitlines()
+    assert told.startswith("nfkeep: quota at IPv4 filter INPUT rule 1: restored (50000")
+    assert last == "nfkeep: the report cannot be written to /dev/full: No space left on device"
+
+
 @pytest.mark.parametrize("wait", [["-w", "1"], ["-w1"], ["--wait=1"]], ids=" ".join)
 def test_a_lock_that_stays_taken(
     wait: list[str], namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

@@ -26,6 +26,8 @@ LISTS = (
     "-j RATEEST --rateest-name up --rateest-interval 250ms --rateest-ewmalog 500ms",
 )
 
+QUOTA_HALF_USED = "iptables-legacy -A INPUT -p udp -m quota --quota 100000 -j ACCEPT -c 50 50000"
+
 
 class Run(Protocol):
     """Called with the arguments of `nfkeep`."""
@@ -193,6 +195,17 @@ def test_a_report_as_json(run: Run, namespace: Namespace, tmp_path: Path) -> Non
     assert report["gate_seconds"] == 0.0
 
 
+def test_a_report_that_has_no_room(run: Run, namespace: Namespace) -> None:
+    """The status stays that of COMMAND; what became of the state is told, and that the report is not written."""
+    namespace.run(QUOTA_HALF_USED)
+    script = "iptables-legacy -A INPUT -s 192.0.2.1 -j DROP; exit 5"
+    done = run("run", "--json", "/dev/full", "sh", "-c", script)
+    assert done.returncode == 5
+    told, last = done.stderr.splitlines()
+    assert told.startswith("nfkeep: quota at IPv4 filter INPUT rule 4: restored (50000")
+    assert last == "nfkeep: the report cannot be written to /dev/full: No space left on device"
+
+
 def test_a_report_of_nothing(run: Run, tmp_path: Path) -> None:
     """Where nothing was changed the report is empty and stderr too."""
     done = run("run", "--json", "report", "true")
@@ -223,7 +236,6 @@ ENDS = {
         5,
     ),
 }
-QUOTA_HALF_USED = "iptables-legacy -A INPUT -p udp -m quota --quota 100000 -j ACCEPT -c 50 50000"
 SLOW = """
 import os, subprocess, sys, time
 import nfkeep
