@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from nfkeep.keep.report import Report
     from nfkeep.migrate.live.owners import Owner
 
-__all__ = ["show", "show_owners", "tell"]
+__all__ = ["show", "show_owners", "tell_outcomes"]
 
 
-def tell(report: Report, file: TextIO | None) -> None:
+def tell_outcomes(report: Report, file: TextIO | None) -> None:
     """Print a line on stderr for all but what the kernel keeps by itself, and write the whole as JSON to `file`.
 
     That it cannot be written is told, and no failure: what it tells of has been done.

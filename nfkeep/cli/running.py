@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from nfkeep.cli.outcomes import tell
+from nfkeep.cli.outcomes import tell_outcomes
 from nfkeep.keep.keeping import keep
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def run(arguments: tuple[str, ...], file: TextIO | None) -> int:
     with _handled(command.signalled):
         with keep() as kept:
             status = command.run()
-        tell(kept.report, file)
+        tell_outcomes(kept.report, file)
     return status
 
 

@@ -25,11 +25,12 @@ from nfkeep.keep.recovery import recover_locked
 from nfkeep.keep.report import Fidelity, Outcome, Report
 from nfkeep.model import Family
 from nfkeep.xtables.lock import XtablesLock
+from nfkeep.xtables.stateful import extensions
 from nfkeep.xtables.tables import TableHandle, in_use
 from nfkeep.xtables.watch import Event, Kind, Mode, TableWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -55,6 +56,7 @@ class Keeping:
         self._error: BaseException | None = None
         self._report: Report | None = None
         self._outcomes: dict[tuple[str, str], Outcome] = {}
+        self._told: dict[_Table, set[tuple[str, str]]] = {}  # whose outcomes these are
         self._gate_seconds = 0.0
         self._first: dict[_Table, tuple[Image, Observation]] = {}
         self._last: dict[_Table, Image] = {}
@@ -262,8 +264,16 @@ class Keeping:
         if table in self._shut:  # it has opened its gate: a later change in the same breath needs another one
             del self._shut[table]
         self._gate_seconds = max(self._gate_seconds, report.gate_seconds)
-        for outcome in report.outcomes:
-            self._outcomes[outcome.kind, outcome.where] = outcome
+        self._tell(table, after, report.outcomes)
+
+    def _tell(self, table: _Table, after: Observation, outcomes: Iterable[Outcome]) -> None:
+        """Forget what was told of the table after earlier changes, but of rules that are where they were."""
+        there = {(each.name, after.where(found)) for found in after.found for each in extensions(found.entry)}
+        for told in self._told.get(table, set()) - there:
+            self._outcomes.pop(told, None)
+        news = {(outcome.kind, outcome.where): outcome for outcome in outcomes}
+        self._told[table] = news.keys() | (self._told.get(table, set()) & there)
+        self._outcomes.update(news)
 
     def _take_down(self) -> None:
         """Remove the holds of lists that rules name again; the others stay, and are reported."""
