@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -216,6 +218,59 @@ def test_a_report_that_has_no_room(namespace: Namespace, run_in: Callable[[Names
     told, last = done.stderr.splitlines()
     assert told.startswith("nfkeep: quota at IPv4 filter INPUT rule 1: restored (50000")
     assert last == "nfkeep: the report cannot be written to /dev/full: No space left on device"
+
+
+FULL = """
+mkdir bin run
+mount -t tmpfs -o size=32k,mode=700 none run
+cat > bin/iptables-legacy <<'END'
+#!/bin/sh
+{0} "$@"; status=$?
+cat /dev/zero > "$FILLED" 2> /dev/null
+exit $status
+END
+chmod +x bin/iptables-legacy
+ln -s iptables-legacy bin/iptables
+[ "$1" != before ] || cat /dev/zero > run/full 2> /dev/null
+shift
+FILLED=$PWD/run/full NFKEEP_RUN_DIRECTORY=$PWD/run PATH=$PWD/bin:$PATH "$@"; status=$?
+rm run/full; find run -type f >&2
+exit $status
+"""
+
+
+def test_a_run_directory_that_is_full(gateway: Gateway, nfkeep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                      echo_server: EchoServerFactory, dialer: Dialer) -> None:  # fmt: skip
+    """From the beginning: nothing is changed. From the middle on: the state is put back, and doubts are told."""
+    monkeypatch.chdir(tmp_path)
+    script = FULL.format(shutil.which("iptables-legacy"))
+    gateway.gateway.run(f"iptables-legacy -A INPUT {LIMIT}")
+    gateway.gateway.run(f"iptables-legacy -A INPUT {QUOTA} -c 50 50000")
+    address = gateway.gateway_address(Family.IPV4)
+    echo_server(gateway.gateway, Family.IPV4, "tcp", address, 873)
+    old = dialer(gateway.client, Family.IPV4, "tcp", address, 873, 14)
+
+    def run(moment: str) -> subprocess.CompletedProcess[str]:
+        shell = ["unshare", "-m", "sh", "-c", script, "sh", moment]
+        done = gateway.gateway.run([*shell, nfkeep, "iptables", "-A", "INPUT", "-j", "ACCEPT"], check=False)
+        shutil.rmtree(tmp_path / "bin")
+        (tmp_path / "run").rmdir()
+        return done
+
+    before = run("before")
+    assert before.returncode == 1
+    assert re.fullmatch(rf"nfkeep: {tmp_path}/run/\S+ cannot be written: No space left on device\n", before.stderr)
+    assert "-A INPUT -j ACCEPT" not in gateway.gateway.run("iptables-legacy -S").stdout
+
+    meanwhile = run("meanwhile")
+    assert meanwhile.returncode == 0, meanwhile.stderr
+    connlimit, quota = meanwhile.stderr.splitlines()
+    assert connlimit + "\n" == RESTORED.format(Family.IPV4)
+    assert quota.startswith("nfkeep: quota at IPv4 filter INPUT rule 2: approximated (")
+    assert quota.endswith("cannot be written: No space left on device)")
+    assert "--quota 50000" in gateway.gateway.run("iptables-legacy -S").stdout
+    assert dialer(gateway.client, Family.IPV4, "tcp", address, 873, 14) == []
+    assert living(old) == old
 
 
 @pytest.mark.parametrize("wait", [["-w", "1"], ["-w1"], ["--wait=1"]], ids=" ".join)
