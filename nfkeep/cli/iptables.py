@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nfkeep.cli.outcomes import tell_outcomes
+from nfkeep.errors import LockTimeoutError
 from nfkeep.keep.command import run_iptables
-from nfkeep.keep.report import Fidelity, Report
+from nfkeep.keep.report import Report
 from nfkeep.model import Family
 
 if TYPE_CHECKING:
@@ -24,6 +26,8 @@ __all__ = ["REPORT_FILE", "ip6tables", "iptables"]
 
 #: The environment variable that names a file for the report, as JSON.
 REPORT_FILE = "NFKEEP_REPORT"
+
+_RESOURCE_PROBLEM = 4
 
 
 class _PassThrough(click.Command):
@@ -48,15 +52,21 @@ def ip6tables(arguments: tuple[str, ...]) -> int:
 
 def _run(family: Family, arguments: tuple[str, ...]) -> int:
     with _report_file() as file:
-        finished = run_iptables(family, arguments)
-        report = finished.report or Report()
-        if file is not None:
-            file.write(report.to_json() + "\n")
-    for outcome in report.outcomes:
-        if outcome.fidelity is not Fidelity.SURVIVES:
-            print(f"nfkeep: {outcome}", file=sys.stderr)
+        try:
+            finished = run_iptables(family, arguments)
+        except LockTimeoutError as error:
+            return _locked_out(error)
+        tell_outcomes(finished.report or Report(), file)
     status = finished.status
     return status if status >= 0 else 128 - status  # killed by a signal: what a shell would say
+
+
+def _locked_out(error: LockTimeoutError) -> int:
+    """What iptables says and returns then."""
+    waited = round(error.waited_seconds)
+    advice = f"Stopped waiting after {waited}s." if waited else "Perhaps you want to use the -w option?"
+    print(f"Another app is currently holding the xtables lock. {advice}", file=sys.stderr)
+    return _RESOURCE_PROBLEM
 
 
 @contextlib.contextmanager
@@ -66,5 +76,9 @@ def _report_file() -> Iterator[TextIO | None]:
     if not path:
         yield None
         return
-    with open(path, "w", encoding="utf-8") as file:
+    file = open(path, "w", encoding="utf-8")  # noqa: SIM115
+    try:
         yield file
+    finally:
+        with contextlib.suppress(OSError):  # what could not be written was told
+            file.close()

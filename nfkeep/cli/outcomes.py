@@ -1,7 +1,8 @@
-"""What a move has to tell, as tables: what became of each state, and who else has to be told of it."""
+"""What became of each state, in lines or as a table, and who else has to be told of a move."""
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from nfkeep.cli import table
@@ -9,11 +10,29 @@ from nfkeep.keep.report import Fidelity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import TextIO
 
     from nfkeep.keep.report import Report
     from nfkeep.migrate.live.owners import Owner
 
-__all__ = ["show", "show_owners"]
+__all__ = ["show", "show_owners", "tell_outcomes"]
+
+
+def tell_outcomes(report: Report, file: TextIO | None) -> None:
+    """Print a line on stderr for all but what the kernel keeps by itself, and write the whole as JSON to `file`.
+
+    That it cannot be written is told, and no failure: what it tells of has been done.
+    """
+    for outcome in report.outcomes:
+        if outcome.fidelity is not Fidelity.SURVIVES:
+            print(f"nfkeep: {outcome}", file=sys.stderr)
+    if file is None:
+        return
+    try:
+        file.write(report.to_json() + "\n")
+        file.flush()
+    except OSError as error:
+        print(f"nfkeep: the report cannot be written to {file.name}: {error.strerror}", file=sys.stderr)
 
 
 def show(report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -10,16 +11,18 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nfkeep.cli.outcomes import tell_outcomes
 from nfkeep.keep.keeping import keep
-from nfkeep.keep.report import Fidelity
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from types import FrameType
     from typing import TextIO
 
 __all__ = ["run"]
 
 _NOT_FOUND, _NOT_RUN = 127, 126  # as a shell has it
+_HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGTSTP)
 
 _REPORT = click.File("w", lazy=False)
 """Opened before anything is changed; if that fails, nothing is."""
@@ -35,39 +38,57 @@ def run(arguments: tuple[str, ...], file: TextIO | None) -> int:
     """Run COMMAND, which may change legacy tables in any way, for instance `ufw reload`; what became of each state is
     told on stderr. The exit status is that of COMMAND.
     """
-    # Stopped by Ctrl-Z, this process would let everybody wait who opens the xtables lock.
-    stopping = signal.signal(signal.SIGTSTP, _take_no_notice)
-    try:
+    command = _Command(arguments)
+    with _handled(command.signalled):
         with keep() as kept:
-            status = _run(arguments)
-    finally:
-        signal.signal(signal.SIGTSTP, stopping)
-    if file is not None:
-        file.write(kept.report.to_json() + "\n")
-    for outcome in kept.report.outcomes:
-        if outcome.fidelity is not Fidelity.SURVIVES:
-            print(f"nfkeep: {outcome}", file=sys.stderr)
+            status = command.run()
+        tell_outcomes(kept.report, file)
     return status
 
 
-def _run(arguments: tuple[str, ...]) -> int:
-    # Ctrl-C goes to the command as well; what it does about that decides, and we look after its tables.
-    interrupting = signal.signal(signal.SIGINT, _take_no_notice)
+@contextlib.contextmanager
+def _handled(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    """Have it called for signals that would end or stop this process; not for those that are ignored, as by nohup."""
+    before = {
+        number: signal.signal(number, handler) for number in _HANDLED if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
-        process = subprocess.Popen(arguments)
-    except FileNotFoundError:
-        print(f"nfkeep: {arguments[0]}: command not found", file=sys.stderr)
-        return _NOT_FOUND
-    except OSError as error:
-        print(f"nfkeep: {arguments[0]}: {os.strerror(error.errno or 0)}", file=sys.stderr)
-        return _NOT_RUN
-    else:
-        with process:
-            status = process.wait()
-        return status if status >= 0 else 128 - status
+        yield
     finally:
-        signal.signal(signal.SIGINT, interrupting)
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
-def _take_no_notice(_number: int, _frame: FrameType | None) -> None:
-    """Not SIG_IGN, which the command would inherit."""
+class _Command:
+    """COMMAND, which decides what signals mean; its tables are looked after until it has ended."""
+
+    def __init__(self, arguments: tuple[str, ...]) -> None:
+        self._arguments = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+        self._early: list[int] = []  # signals from before it was started
+
+    def signalled(self, number: int, _frame: FrameType | None) -> None:
+        """Pass a signal on. The keys of a terminal send theirs to COMMAND themselves."""
+        if number == signal.SIGTSTP:  # stopped, this process would let everybody wait who opens the xtables lock
+            return
+        if self._process is None:
+            self._early.append(number)
+        elif number != signal.SIGINT:
+            self._process.send_signal(number)
+
+    def run(self) -> int:
+        """Run it, unless there was a signal before; its exit status as a shell has it."""
+        if self._early:
+            return 128 + self._early[0]
+        try:
+            self._process = subprocess.Popen(self._arguments)
+        except FileNotFoundError:
+            print(f"nfkeep: {self._arguments[0]}: command not found", file=sys.stderr)
+            return _NOT_FOUND
+        except OSError as error:
+            print(f"nfkeep: {self._arguments[0]}: {os.strerror(error.errno or 0)}", file=sys.stderr)
+            return _NOT_RUN
+        for number in self._early:  # while it was started
+            self._process.send_signal(number)
+        status = self._process.wait()
+        return status if status >= 0 else 128 - status

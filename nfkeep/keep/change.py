@@ -15,13 +15,15 @@ from nfkeep.errors import CommitError, ConflictError, StateLossError, Unsupporte
 from nfkeep.keep import hold, journal, quotas
 from nfkeep.keep.interrupts import deferred
 from nfkeep.keep.journal import Flight
-from nfkeep.keep.observe import Observation, StateKey, observe, observe_table
+from nfkeep.keep.observe import Found, Observation, StateKey, observe, observe_table
 from nfkeep.keep.plan import limited, limits_of, make_plan
 from nfkeep.keep.report import Fidelity, Outcome, Report
+from nfkeep.keep.rundir import NotWrittenError
 from nfkeep.model import Family
 from nfkeep.xtables import connlimit
 from nfkeep.xtables.entry import Extension
 from nfkeep.xtables.image import Image
+from nfkeep.xtables.quota import NAME as QUOTA
 from nfkeep.xtables.tables import TABLES, TableHandle, in_use
 
 if TYPE_CHECKING:
@@ -68,14 +70,24 @@ class Change:
         return self.before.table
 
 
-def apply(changes: Sequence[Change], holds: Holds = (), *, keep_holds: bool = True, refuse: bool = False) -> Report:
+def apply(
+    changes: Sequence[Change],
+    holds: Holds = (),
+    *,
+    keep_holds: bool = True,
+    refuse: bool = False,
+    together: bool = True,
+) -> Report:
     """Replace the tables between gates and restoration: all of them, or none if one fails.
 
     `holds` are placed before, and taken down again where the new tables name the state themselves. Where this host
     has no means to count flows again, the change goes on and the counts are reported lost; with `refuse`,
-    StateLossError is raised before anything is changed. The caller has the xtables lock.
+    StateLossError is raised before anything is changed. Unless `together`, a change that was cut off is not undone.
+    The caller has the xtables lock.
     """
-    flight = Flight(tuple(change.image for change in changes), tuple((family, key) for family, key, _ in holds))
+    flight = Flight(
+        tuple(change.image for change in changes), tuple((family, key) for family, key, _ in holds), together
+    )
     with deferred(), journal.written(flight):
         obsolete, told = _place(holds, changes)
         try:
@@ -244,15 +256,26 @@ def _with_quotas(before: Observation, each: Replaced) -> tuple[Observation, tupl
     for tries_left in reversed(range(_TRIES)):
         with TableHandle(before.table, before.family) as handle:
             now = observe(handle)
-            carried = quotas.carry(handle, now, make_plan(before, now).quotas)
+            pairs, outcomes = make_plan(before, now).quotas, None
+            try:
+                carried = quotas.carry(handle, now, pairs)
+            except NotWrittenError as error:  # the handle has what is left all the same
+                outcomes = tuple(_unnoted(now, new, error) for _, new in pairs if any(new.matches(QUOTA)))
             try:
                 handle.commit()
             except ConflictError:
                 if not tries_left:
                     raise
                 continue
-            return observe_table(before.family, before.table), tuple(quotas.outcomes(handle, now, carried))
+            if outcomes is None:
+                outcomes = tuple(quotas.outcomes(handle, now, carried))
+            return observe_table(before.family, before.table), outcomes
     raise AssertionError("the last try returns or raises")
+
+
+def _unnoted(now: Observation, found: Found, error: NotWrittenError) -> Outcome:
+    detail = f"what is left is in force, but at the next change the bytes counted so far may come off again: {error}"
+    return Outcome(QUOTA, now.where(found), Fidelity.APPROXIMATED, detail)
 
 
 def _others(

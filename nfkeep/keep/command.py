@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import shutil
 import subprocess
@@ -9,17 +11,18 @@ from collections.abc import Sequence
 
 import attrs
 
-from nfkeep.errors import InvalidRuleError, PermissionDeniedError, UnsupportedError
+from nfkeep.errors import ConflictError, InvalidRuleError, PermissionDeniedError, UnsupportedError
 from nfkeep.keep.arguments import Arguments, read_arguments
 from nfkeep.keep.change import Change, Replaced, apply
 from nfkeep.keep.hold import estimators_unlike, lost, take_down
 from nfkeep.keep.observe import Observation, observe_table
-from nfkeep.keep.plan import can_hold
+from nfkeep.keep.plan import can_hold, limited
 from nfkeep.keep.recovery import recover_locked
 from nfkeep.keep.report import Report
 from nfkeep.model import Family
+from nfkeep.xtables.image import Image
 from nfkeep.xtables.lock import XtablesLock
-from nfkeep.xtables.tables import TABLES, in_use, read, read_image
+from nfkeep.xtables.tables import TABLES, TableHandle, in_use, read, read_image
 
 
 @attrs.frozen(slots=True)
@@ -36,13 +39,14 @@ def run_iptables(family: Family, arguments: Sequence[str]) -> Finished:
 
     The binary is the legacy one if legacy tables hold rules here, else what `iptables` on PATH is; the nft variant
     keeps the state of the rules that it does not touch, so for it nothing is done. Raises UnsupportedError if there is
-    no iptables, PermissionDeniedError; every error of iptables itself is its own text and exit status.
+    no iptables, LockTimeoutError after as long as `-w` says, or a minute, PermissionDeniedError; every error of
+    iptables itself is its own text and exit status.
     """
     binary, legacy = find_binary(family)
     parsed = read_arguments(arguments)
-    if not legacy or parsed.only_reads or parsed.table not in TABLES:
+    if not legacy or parsed.only_reads:
         return Finished(_run(binary, arguments, None), binary, None)
-    with XtablesLock() as lock, open(os.memfd_create("nfkeep-lock"), "rb") as private:
+    with XtablesLock(parsed.wait_seconds) as lock, open(os.memfd_create("nfkeep-lock"), "rb") as private:
         recover_locked()
         return _run_kept(family, parsed, binary, arguments, _Locks(lock.fileno(), private.fileno()))
 
@@ -74,41 +78,72 @@ def find_binary(family: Family) -> tuple[str, bool]:
 
 def _run_kept(family: Family, parsed: Arguments, binary: str, arguments: Sequence[str], locks: _Locks) -> Finished:
     try:
-        before = observe_table(family, parsed.table)
+        befores = [observe_table(family, table) for table in _tables(family, parsed)]
     except (InvalidRuleError, UnsupportedError):
         return Finished(_run(binary, arguments, locks), binary, None)  # its own words are better than ours
-    counters = _counters(family, parsed.table) if any(before.stateful()) else ()
+    if not befores:
+        return Finished(_run(binary, arguments, locks), binary, None)
+    images = [read_image(before.table, family) for before in befores]
     status = 0
     refused = estimators_unlike(family, arguments)
     told = list(lost(family, refused))
 
-    def replace() -> Replaced | None:
+    @functools.cache
+    def run() -> dict[str, Replaced | None]:
         nonlocal status
         told.extend(take_down(family, refused))
         status = _run(binary, arguments, locks)
-        after = observe_table(family, parsed.table)
-        replaced = status == 0 or _was_replaced(before, after, counters)
-        return Replaced(after, quotas=None) if replaced else None
+        replaced = _replaced(befores, images, status)
+        return {
+            name: Replaced(observe_table(family, name), quotas=None) if name in replaced else None
+            for name in (before.table for before in befores)
+        }
 
-    holds = before.named().items() if parsed.may_remove else ()
+    def replace(table: str) -> Replaced | None:
+        return run()[table]
+
+    named = {key: extension for before in befores for key, extension in before.named().items()}
     report = apply(
-        [Change(before, read_image(parsed.table, family), replace)],
-        [(family, key, extension) for key, extension in holds if can_hold(key)],
+        [
+            Change(before, image, functools.partial(replace, before.table))
+            for before, image in zip(befores, images, strict=True)
+        ],
+        [(family, key, named[key]) for key in named if parsed.may_remove and can_hold(key)],
+        together=False,  # of several only one is the table that iptables changes
     )
     return Finished(status, binary, attrs.evolve(report, outcomes=(*report.outcomes, *told)))
 
 
-def _was_replaced(before: Observation, after: Observation, counters: tuple[int, ...]) -> bool:
-    """Whether a run that failed had replaced the table all the same: other rules, or counters that went back."""
-    if before.found != after.found or before.chains != after.chains:
-        return True
-    now = _counters(before.family, before.table) if counters else ()
-    return len(now) != len(counters) or any(new < old for new, old in zip(now, counters, strict=True))
+def _tables(family: Family, parsed: Arguments) -> Sequence[str]:
+    """The tables to look after: the one that is asked for; if that is in doubt, all that it can be."""
+    if len(parsed.tables) == 1 and parsed.tables <= TABLES.keys():
+        return tuple(parsed.tables)
+    possible = parsed.tables & TABLES.keys() or TABLES.keys()
+    return [name for name in in_use(family) if name in possible]
 
 
-def _counters(family: Family, table: str) -> tuple[int, ...]:
-    chains = read(table, family).chains.values()
-    return tuple(rule.counters.packets for chain in chains for rule in chain.rules)
+def _replaced(befores: Sequence[Observation], images: Sequence[Image], status: int) -> set[str]:
+    """Which tables a run has replaced; of several the one that shows it, or else all."""
+    everything = {before.table for before in befores}
+    if len(befores) == 1 and status == 0:
+        return everything
+    shown = {image.name for image in images if _shows(image)}
+    if shown or status != 0:
+        return shown
+    for before in befores:
+        if limited(before):  # a flow that is counted already, as in a table that was not replaced, cannot be once more
+            with TableHandle(before.table, before.family) as handle, contextlib.suppress(ConflictError):
+                handle.commit()
+    return everything
+
+
+def _shows(image: Image) -> bool:
+    """Whether a table has other rules than it had, or a counter of its rules went back."""
+    with TableHandle(image.name, image.family) as handle:
+        if not handle.opened_as(image):
+            return True
+        now = handle.image().counters()
+    return any(new.packets < old.packets for new, old in zip(now, image.counters(), strict=True))
 
 
 def _run(binary: str, arguments: Sequence[str], locks: _Locks | None) -> int:

@@ -40,15 +40,11 @@ class Flight:
 def written(flight: Flight) -> Iterator[None]:
     """Have the flight on record inside the block. Left by an exception the change is over as well: it was put right.
 
-    Only a process that dies leaves the record.
+    Only a process that dies leaves the record. Raises NotWrittenError.
     """
     name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
     folder = rundir.make()
-    with open(os.open(folder / f"{_UNFINISHED}{name}", flags, 0o600), "wb") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        file.write(_packed(flight))
-        file.flush()
+    with open(rundir.create(folder / f"{_UNFINISHED}{name}", _packed(flight), locked=True), "wb"):
         try:
             (folder / f"{_UNFINISHED}{name}").replace(folder / name)  # whole and held, before anybody finds it
             yield

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from nfkeep.errors import ConflictError, LockTimeoutError, NfkeepError
 from nfkeep.keep import hold, journal
 from nfkeep.keep.change import Change, Gate, Replaced, put_back, rehearse, shut
+from nfkeep.keep.interrupts import deferred
 from nfkeep.keep.journal import Flight
 from nfkeep.keep.observe import Observation, StateKey, observe, observe_table
 from nfkeep.keep.plan import can_hold, limited
@@ -24,11 +25,12 @@ from nfkeep.keep.recovery import recover_locked
 from nfkeep.keep.report import Fidelity, Outcome, Report
 from nfkeep.model import Family
 from nfkeep.xtables.lock import XtablesLock
+from nfkeep.xtables.stateful import extensions
 from nfkeep.xtables.tables import TableHandle, in_use
 from nfkeep.xtables.watch import Event, Kind, Mode, TableWatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
     from typing_extensions import Self
@@ -55,6 +57,7 @@ class Keeping:
         self._error: BaseException | None = None
         self._report: Report | None = None
         self._outcomes: dict[tuple[str, str], Outcome] = {}
+        self._told: dict[_Table, set[tuple[str, str]]] = {}  # whose outcomes these are
         self._gate_seconds = 0.0
         self._first: dict[_Table, tuple[Image, Observation]] = {}
         self._last: dict[_Table, Image] = {}
@@ -82,8 +85,9 @@ class Keeping:
         try:
             self._ready.wait()
         except BaseException:  # Ctrl-C: nobody would ever tell the thread to end
-            os.eventfd_write(self._stop, 1)
-            self._join()
+            with deferred():
+                os.eventfd_write(self._stop, 1)
+                self._join()
             raise
         if self._error is not None:
             self._join()
@@ -93,9 +97,10 @@ class Keeping:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.eventfd_write(self._stop, 1)
-        self._join()
-        self._report = Report(tuple(self._outcomes.values()), self._gate_seconds)
+        with deferred():  # Ctrl-C that lands here must not leave the thread without an end, nor break it off
+            os.eventfd_write(self._stop, 1)
+            self._join()
+            self._report = Report(tuple(self._outcomes.values()), self._gate_seconds)
         if self._error is not None and kind is None:
             raise self._error
 
@@ -267,8 +272,16 @@ class Keeping:
         if table in self._shut:  # it has opened its gate: a later change in the same breath needs another one
             del self._shut[table]
         self._gate_seconds = max(self._gate_seconds, report.gate_seconds)
-        for outcome in report.outcomes:
-            self._outcomes[outcome.kind, outcome.where] = outcome
+        self._tell(table, after, report.outcomes)
+
+    def _tell(self, table: _Table, after: Observation, outcomes: Iterable[Outcome]) -> None:
+        """Forget what was told of the table after earlier changes, but of rules that are where they were."""
+        there = {(each.name, after.where(found)) for found in after.found for each in extensions(found.entry)}
+        for told in self._told.get(table, set()) - there:
+            self._outcomes.pop(told, None)
+        news = {(outcome.kind, outcome.where): outcome for outcome in outcomes}
+        self._told[table] = news.keys() | (self._told.get(table, set()) & there)
+        self._outcomes.update(news)
 
     def _renew(self, *, locked: bool) -> list[_Table]:
         """Where a rule is back with another configuration than what was held for it, give it that.

@@ -8,6 +8,7 @@ twice.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import stat
@@ -93,13 +94,37 @@ def _made(folder: Path, *, parents: bool) -> os.stat_result:
     return folder.lstat()
 
 
+class NotWrittenError(NfkeepError):
+    """A file of the run directory cannot be written, as where it is full; there is none of it."""
+
+    def __init__(self, place: Path, reason: str | None) -> None:
+        super().__init__(f"{place} cannot be written: {reason}")
+
+
 def write(name: str, content: bytes) -> None:
-    """Write a file whole, or not at all."""
+    """Write a file whole, or not at all. Raises NotWrittenError."""
     folder = make()
     unfinished = folder / f"{name}.new"
-    with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
-        file.write(content)
+    os.close(create(unfinished, content))
     unfinished.replace(folder / name)
+
+
+def create(place: Path, content: bytes, *, locked: bool = False) -> int:
+    """A file with that content alone: its descriptor, which holds a lock on it if asked for. Raises NotWrittenError."""
+    try:
+        descriptor = os.open(place, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            if locked:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            while content:
+                content = content[os.write(descriptor, content) :]
+        except BaseException:
+            os.close(descriptor)
+            place.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise NotWrittenError(place, error.strerror) from None
+    return descriptor
 
 
 def remove(name: str) -> None:

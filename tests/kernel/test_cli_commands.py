@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Protocol
@@ -12,6 +14,7 @@ import pytest
 
 from nfkeep.model import Family
 from nfkeep.testing import close_all, living
+from nfkeep.xtables.lock import XtablesLock
 
 if TYPE_CHECKING:
     import subprocess
@@ -174,6 +177,116 @@ def test_a_report_that_cannot_be_written(
     done = run_in(namespace)("iptables", "-F", env={"NFKEEP_REPORT": str(file)})
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
     assert str(file) in done.stderr
+    assert "connlimit" in namespace.run("iptables-legacy -S").stdout
+
+
+QUOTA = "-p udp --dport 9 -m quota --quota 100000 -j ACCEPT"
+IN_DOUBT = {
+    "a comment like a table": ["-A", "FORWARD", "-m", "comment", "--comment", "-temporary", "-j", "DROP"],
+    "a prefix like a table": ["-A", "FORWARD", "-j", "LOG", "--log-prefix", "-t "],
+    "a comment like another table": ["-A", "FORWARD", "-m", "comment", "--comment", "-tmangle", "-j", "DROP"],
+    "a table behind a flag": ["-A", "FORWARD", "-p", "tcp", "--syn", "-t", "mangle"],
+    "equal rules, in doubt": ["-R", "INPUT", "2", "-p", "tcp", "--dport", "80", "--syn", "-t", "filter"],
+}
+
+
+@pytest.mark.parametrize("arguments", IN_DOUBT.values(), ids=IN_DOUBT)
+def test_where_the_table_is_in_doubt(
+    arguments: list[str], gateway: Gateway, run: Run, echo_server: EchoServerFactory, dialer: Dialer
+) -> None:
+    """What looks like the table may be the value of an option: then either may change, and keeps its state."""
+    for rule in (LIMIT, "-p tcp --dport 80 --syn"):
+        gateway.gateway.run(f"iptables-legacy -A INPUT {rule}")
+    for table in ("filter", "mangle"):
+        gateway.gateway.run(f"iptables-legacy -t {table} -A INPUT {QUOTA} -c 40 40000")
+    address = gateway.gateway_address(Family.IPV4)
+    echo_server(gateway.gateway, Family.IPV4, "tcp", address, 873)
+    old = dialer(gateway.client, Family.IPV4, "tcp", address, 873, 14)
+    assert run("iptables", *arguments).returncode == 0
+    assert dialer(gateway.client, Family.IPV4, "tcp", address, 873, 14) == []
+    assert living(old) == old
+    changed, other = ("mangle", "filter") if arguments[-2:] == ["-t", "mangle"] else ("filter", "mangle")
+    assert "--quota 60000" in gateway.gateway.run(f"iptables-legacy -t {changed} -S").stdout
+    assert "--quota 100000" in gateway.gateway.run(f"iptables-legacy -t {other} -S").stdout  # left alone
+
+
+def test_a_report_that_has_no_room(namespace: Namespace, run_in: Callable[[Namespace], Run]) -> None:
+    """The change is made, so the status is that of iptables; what became of the state is told, and so is the file."""
+    namespace.run(f"iptables-legacy -A INPUT {QUOTA} -c 50 50000")
+    done = run_in(namespace)("iptables", "-A", "INPUT", "-j", "DROP", env={"NFKEEP_REPORT": "/dev/full"})
+    assert (done.returncode, done.stdout) == (0, "")
+    told, last = done.stderr.splitlines()
+    assert told.startswith("nfkeep: quota at IPv4 filter INPUT rule 1: restored (50000")
+    assert last == "nfkeep: the report cannot be written to /dev/full: No space left on device"
+
+
+FULL = """
+mkdir bin run
+mount -t tmpfs -o size=32k,mode=700 none run
+cat > bin/iptables-legacy <<'END'
+#!/bin/sh
+{0} "$@"; status=$?
+cat /dev/zero > "$FILLED" 2> /dev/null
+exit $status
+END
+chmod +x bin/iptables-legacy
+ln -s iptables-legacy bin/iptables
+[ "$1" != before ] || cat /dev/zero > run/full 2> /dev/null
+shift
+FILLED=$PWD/run/full NFKEEP_RUN_DIRECTORY=$PWD/run PATH=$PWD/bin:$PATH "$@"; status=$?
+rm run/full; find run -type f >&2
+exit $status
+"""
+
+
+def test_a_run_directory_that_is_full(gateway: Gateway, nfkeep: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                      echo_server: EchoServerFactory, dialer: Dialer) -> None:  # fmt: skip
+    """From the beginning: nothing is changed. From the middle on: the state is put back, and doubts are told."""
+    monkeypatch.chdir(tmp_path)
+    script = FULL.format(shutil.which("iptables-legacy"))
+    gateway.gateway.run(f"iptables-legacy -A INPUT {LIMIT}")
+    gateway.gateway.run(f"iptables-legacy -A INPUT {QUOTA} -c 50 50000")
+    address = gateway.gateway_address(Family.IPV4)
+    echo_server(gateway.gateway, Family.IPV4, "tcp", address, 873)
+    old = dialer(gateway.client, Family.IPV4, "tcp", address, 873, 14)
+
+    def run(moment: str) -> subprocess.CompletedProcess[str]:
+        shell = ["unshare", "-m", "sh", "-c", script, "sh", moment]
+        done = gateway.gateway.run([*shell, nfkeep, "iptables", "-A", "INPUT", "-j", "ACCEPT"], check=False)
+        shutil.rmtree(tmp_path / "bin")
+        (tmp_path / "run").rmdir()
+        return done
+
+    before = run("before")
+    assert before.returncode == 1
+    assert re.fullmatch(rf"nfkeep: {tmp_path}/run/\S+ cannot be written: No space left on device\n", before.stderr)
+    assert "-A INPUT -j ACCEPT" not in gateway.gateway.run("iptables-legacy -S").stdout
+
+    meanwhile = run("meanwhile")
+    assert meanwhile.returncode == 0, meanwhile.stderr
+    connlimit, quota = meanwhile.stderr.splitlines()
+    assert connlimit + "\n" == RESTORED.format(Family.IPV4)
+    assert quota.startswith("nfkeep: quota at IPv4 filter INPUT rule 2: approximated (")
+    assert quota.endswith("cannot be written: No space left on device)")
+    assert "--quota 50000" in gateway.gateway.run("iptables-legacy -S").stdout
+    assert dialer(gateway.client, Family.IPV4, "tcp", address, 873, 14) == []
+    assert living(old) == old
+
+
+@pytest.mark.parametrize("wait", [["-w", "1"], ["-w1"], ["--wait=1"]], ids=" ".join)
+def test_a_lock_that_stays_taken(
+    wait: list[str], namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    run_in: Callable[[Namespace], Run],
+) -> None:  # fmt: skip
+    """`-w` says for how long to wait; then words and status are those of iptables."""
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
+    namespace.run(f"iptables-legacy -A INPUT {LIMIT}")
+    with XtablesLock():
+        plain = namespace.run(["iptables-legacy", *wait, "-F"], check=False, env=dict(os.environ))
+        done = run_in(namespace)("iptables", *wait, "-F")
+    assert (done.returncode, done.stdout) == (plain.returncode, plain.stdout) == (4, "")
+    assert done.stderr == "Another app is currently holding the xtables lock. Stopped waiting after 1s.\n"
+    assert plain.stderr.endswith(done.stderr)
     assert "connlimit" in namespace.run("iptables-legacy -S").stdout
 
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
 
 from nfkeep.testing import wait_until
+from nfkeep.xtables.lock import XtablesLock
 
 if TYPE_CHECKING:
-    import subprocess
-    from pathlib import Path
-
     from nfkeep.namespaces import Namespace
 
 pytestmark = pytest.mark.kernel
@@ -25,6 +25,8 @@ LISTS = (
     "-m hashlimit --hashlimit-name web --hashlimit-above 5/min --hashlimit-mode srcip -j DROP",
     "-j RATEEST --rateest-name up --rateest-interval 250ms --rateest-ewmalog 500ms",
 )
+
+QUOTA_HALF_USED = "iptables-legacy -A INPUT -p udp -m quota --quota 100000 -j ACCEPT -c 50 50000"
 
 
 class Run(Protocol):
@@ -193,6 +195,17 @@ def test_a_report_as_json(run: Run, namespace: Namespace, tmp_path: Path) -> Non
     assert report["gate_seconds"] == 0.0
 
 
+def test_a_report_that_has_no_room(run: Run, namespace: Namespace) -> None:
+    """The status stays that of COMMAND; what became of the state is told, and that the report is not written."""
+    namespace.run(QUOTA_HALF_USED)
+    script = "iptables-legacy -A INPUT -s 192.0.2.1 -j DROP; exit 5"
+    done = run("run", "--json", "/dev/full", "sh", "-c", script)
+    assert done.returncode == 5
+    told, last = done.stderr.splitlines()
+    assert told.startswith("nfkeep: quota at IPv4 filter INPUT rule 4: restored (50000")
+    assert last == "nfkeep: the report cannot be written to /dev/full: No space left on device"
+
+
 def test_a_report_of_nothing(run: Run, tmp_path: Path) -> None:
     """Where nothing was changed the report is empty and stderr too."""
     done = run("run", "--json", "report", "true")
@@ -212,3 +225,106 @@ def test_interrupted_the_command_decides(run: Run, namespace: Namespace, tmp_pat
         assert process.stderr is not None
         assert "recent at IPv4 seen: held (" in process.stderr.read()
     assert hold_rules(namespace) == 2  # an estimator is not held while others change rules
+
+
+ENDS = {
+    "SIGTERM": ("touch ready; exec sleep 60", signal.SIGTERM, 128 + signal.SIGTERM),
+    "SIGHUP": ("touch ready; exec sleep 60", signal.SIGHUP, 128 + signal.SIGHUP),
+    "SIGTERM, which the command handles": (
+        "trap 'exit 5' TERM; touch ready; while :; do sleep 0.05; done",
+        signal.SIGTERM,
+        5,
+    ),
+}
+SLOW = """
+import os, subprocess, sys, time
+import nfkeep
+from nfkeep.cli import main
+from nfkeep.keep import keeping
+
+put_back = keeping.put_back
+
+def slowly(*arguments, **options):
+    open("putting", "w").close()
+    while not os.path.exists("go on"):
+        time.sleep(0.01)
+    return put_back(*arguments, **options)
+
+keeping.put_back = slowly
+command = ["iptables-legacy", "-A", "INPUT", "-s", "192.0.2.1"]
+"""
+ENDED = {
+    "nfkeep run": (
+        "sys.exit(main(['run', *command]))",
+        dict.fromkeys((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), 0),
+    ),
+    "in Python": (
+        "with nfkeep.keep():\n    subprocess.run(command)",
+        {each: -each for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)},
+    ),
+}
+
+
+@pytest.mark.parametrize(("rest", "number", "status"), ENDS.values(), ids=ENDS)
+def test_told_to_end(run: Run, namespace: Namespace, tmp_path: Path, rest: str, number: int, status: int) -> None:
+    """The command is told too; once it has ended, its tables keep their state and nothing is left behind."""
+    del run  # for what it has prepared
+    namespace.run(QUOTA_HALF_USED)
+    script = f"iptables-legacy -A INPUT -s 192.0.2.1 -j DROP; {rest}"
+    command = [sys.executable, "-m", "nfkeep.cli", "run", "sh", "-c", script]
+    with namespace.popen(command, stderr=-1, env=dict(os.environ)) as process:
+        assert wait_until((tmp_path / "ready").exists, timeout=10.0)
+        process.send_signal(number)
+        assert process.wait(20) == status
+        assert process.stderr is not None
+        assert "restored (50000 of 100000 bytes are left" in process.stderr.read()
+    assert not list(tmp_path.glob("run/*/change-*"))
+    assert hold_rules(namespace) == 0
+
+
+def test_told_to_end_before_the_command(run: Run, namespace: Namespace, tmp_path: Path) -> None:
+    """While another program has the lock, nothing is run yet: then nothing is at all, and no hold stays."""
+    del run
+    command = [sys.executable, "-m", "nfkeep.cli", "run", "touch", "ran"]
+    with XtablesLock() as lock, namespace.popen(command, env=dict(os.environ)) as process:
+        assert wait_until(lambda: opened(process.pid, lock.path), timeout=10.0)
+        process.send_signal(signal.SIGTERM)
+        lock.release()
+        assert process.wait(20) == 128 + signal.SIGTERM
+    assert not (tmp_path / "ran").exists()
+    assert hold_rules(namespace) == 0
+
+
+def opened(pid: int, path: str) -> bool:
+    """Whether a process has that file open."""
+    return any(each.is_symlink() and str(each.readlink()) == path for each in Path(f"/proc/{pid}/fd").iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
+@pytest.mark.parametrize(("script", "statuses"), ENDED.values(), ids=ENDED)
+def test_a_signal_behind_the_command(
+    run: Run, namespace: Namespace, tmp_path: Path, script: str, statuses: dict[int, int], number: signal.Signals
+) -> None:
+    """Signals do not break off that the state is put back; they take effect behind it, if at all."""
+    del run
+    namespace.run(QUOTA_HALF_USED)
+    command = [sys.executable, "-c", SLOW + script]
+    with namespace.popen(command, stderr=-1, env=dict(os.environ)) as process:
+        try:
+            assert wait_until((tmp_path / "putting").exists, timeout=10.0)
+            assert wait_until(lambda: waits_for_its_thread(process.pid), timeout=10.0)
+            process.send_signal(number)
+            with pytest.raises(subprocess.TimeoutExpired):
+                process.wait(0.3)
+        finally:
+            (tmp_path / "go on").touch()
+        assert process.wait(20) == statuses[number]
+    assert "--quota 50000" in namespace.run("iptables-legacy -S").stdout
+    assert not list(tmp_path.glob("run/*/change-*"))
+    assert hold_rules(namespace) == 0
+
+
+def waits_for_its_thread(pid: int) -> bool:
+    """Whether the main thread of a process, whose command has ended, sleeps."""
+    ended = not Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return ended and "State:\tS" in Path(f"/proc/{pid}/task/{pid}/status").read_text()

@@ -278,6 +278,32 @@ def test_a_list_whose_rules_stay_away_is_held(namespace: Namespace, runner: Runn
     assert entries(namespace) == 0
 
 
+ROUNDABOUT = {
+    "rules put in front, one by one": (
+        "for i in 1 2 3; do iptables-legacy -I INPUT -s 10.9.9.$i -j DROP; sleep 0.2; done",
+        {"connlimit at IPv4 filter INPUT rule 4": "restored", "recent at IPv4 seen": "survives"},
+    ),
+    "a rule put in front, then all gone": (
+        "iptables-legacy -I INPUT -s 10.9.9.9 -j DROP; sleep 0.2; iptables-legacy -F",
+        {"recent at IPv4 seen": "held"},
+    ),
+    "all gone for a while": (
+        "iptables-legacy-save > $F/rules; iptables-legacy -F; sleep 0.2; iptables-legacy-restore < $F/rules",
+        {"connlimit at IPv4 filter INPUT rule 1": "restored", "recent at IPv4 seen": "survives"},
+    ),
+}
+
+
+@pytest.mark.parametrize(("script", "expected"), ROUNDABOUT.values(), ids=ROUNDABOUT)
+def test_the_report_is_of_the_end(namespace: Namespace, runner: Runner, script: str, expected: dict[str, str]) -> None:
+    """However many changes a command makes, each state is reported once, where it is in the end, or not at all."""
+    namespace.run(f"iptables-legacy -A INPUT {INPUT.rule(873)}")
+    namespace.run(f"iptables-legacy {SEEN}")
+    runner.run(namespace, script)
+    outcomes = json.loads((runner.folder / "report").read_text())["outcomes"]
+    assert {f"{each['kind']} at {each['where']}": each["fidelity"] for each in outcomes} == expected
+
+
 def nfkeep_release() -> list[str]:
     """Let go all that is held in this namespace; the names."""
     return [name for _, (_, name) in holding.release()]
