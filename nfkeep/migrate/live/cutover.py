@@ -161,9 +161,16 @@ def _again(plan: Plan) -> Plan:
     There is time for what nobody but people read.
     """
     fresh = renewed(plan, read_host(meanwhile=lambda _: record.keep("new.nft", plan.without_members)))
-    if fresh.tables != plan.tables:
+    if _shape(fresh) != _shape(plan):
         raise NfkeepError("the rules of iptables have other tables than when the move was planned: call it again")
     return fresh
+
+
+def _shape(plan: Plan) -> tuple[object, ...]:
+    """What the record and nft's script of a plan are about: with another one, both would be of something else."""
+    host = plan.host
+    legacy = {(family, table.name) for family, text in host.rules.items() for table in source_of(text, family).tables}
+    return plan.tables, legacy, set(host.iptables_nft), set(host.compat), set(host.twice)
 
 
 def _go_on(plan: Plan, last: Mapping[Family, str], since: float) -> Iterator[Outcome]:

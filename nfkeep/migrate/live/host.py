@@ -40,7 +40,8 @@ class Host:
     rules name. `nft_tables`: the tables of nft that are there, as (family, name), and their handles.
     `iptables_nft`: those among them that the nft variant of iptables has made. `compat`: the families whose rules are
     in these, and not in legacy tables; `twice`: those that have rules in both, of which `rules` has the legacy ones.
-    `boot_files`: what loads rules of iptables when the host boots; none in a namespace of its own.
+    `boot_files`: what loads rules of iptables when the host boots; none in a namespace of its own. `moved`: the tables
+    of nft that an earlier move has made, which was confirmed.
     """
 
     rules: Mapping[Family, str]
@@ -51,6 +52,7 @@ class Host:
     compat: tuple[Family, ...] = ()
     twice: tuple[Family, ...] = ()
     boot_files: tuple[str, ...] = ()
+    moved: tuple[tuple[str, str], ...] = ()
 
 
 @collection.put_off()
@@ -67,7 +69,8 @@ def read_host(*, meanwhile: Callable[[Mapping[Family, str]], object] | None = No
         saving = stack.enter_context(Running(_IPSET_SAVE)) if looked_into else None
         legacy = {family: text for family, handles in tables.items() if (text := _saved(handles))}
         there = table_handles()
-        ours = record.own_tables(record.load(), there)
+        earlier = record.load()
+        ours = record.own_tables(earlier, there)
         made = {family: iptables_nft.read_rules(family, there.keys() - ours) for family in Family}
         compat = {family: text for family, (text, _) in made.items() if text}
         rules = {family: each[family] for family in Family for each in (compat, legacy) if family in each}
@@ -87,6 +90,7 @@ def read_host(*, meanwhile: Callable[[Mapping[Family, str]], object] | None = No
         tuple(compat.keys() - legacy.keys()),
         tuple(compat.keys() & legacy.keys()),
         tuple(map(str, filter(Path.exists, BOOT_FILES))) if record.folder().name == record.HOST else (),
+        tuple(sorted(ours)) if earlier is not None and earlier.state == record.CONFIRMED else (),
     )
 
 

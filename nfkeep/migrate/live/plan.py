@@ -156,8 +156,14 @@ def _obstacles(plan: Plan, *, try_out: bool) -> Iterator[str]:
     for family in host.compat:
         if said := refused_by_legacy([table.name for table in source_of(host.rules[family], family).tables], family):
             yield f"rules of iptables-nft go by way of legacy tables, which this host does not have: {said}"
+    if host.moved:
+        names = ", ".join(" ".join(each) for each in host.moved)
+        yield (
+            f"an earlier move was confirmed, and nft has its tables ({names}): `nfkeep-migrate rollback` puts them back"
+            " into iptables, from where all can be moved together"
+        )
     for each in plan.tables:
-        if each in host.nft_tables and each not in host.iptables_nft:
+        if each in host.nft_tables and each not in (*host.iptables_nft, *host.moved):
             yield f"nft has a table {' '.join(each)} already, which the script would replace"
     if host.rules and try_out:
         try:
