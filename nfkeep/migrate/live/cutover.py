@@ -26,6 +26,7 @@ from nfkeep.migrate.live.reload import reload
 from nfkeep.migrate.live.renew import renewed
 from nfkeep.migrate.live.returned import Returned
 from nfkeep.migrate.live.ties import Ties
+from nfkeep.migrate.live.unchanged import Known
 from nfkeep.model import Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.table_list import tables
@@ -132,20 +133,22 @@ def apply(
 def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str], None]) -> Report:
     tell("loading nft's rules, and counting connections again")
     fresh = bring_in(plan, lambda: _again(plan))
+    known = Known(fresh.host.images)
     copies.make(fresh.host)
+    known.look(done.copies)
     last: dict[Family, str] = {}
 
     def come_into_force() -> None:
         last.update(copies.last_rules(fresh.host, done))
         wake(fresh)
 
-    report = parking.count_again(parking.limited(done.legacy), come_into_force)
+    report = parking.count_again(parking.limited(done.legacy), come_into_force, known)
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     keys = tokens.carry(fresh.keys)
     tell("putting the rules of iptables out of action")
     since = time.monotonic()
-    parked = parking.park(done.legacy, counts_anew(fresh.whole_tables))
-    continued = list(_go_on(fresh, last, since))
+    parked = parking.park(done.legacy, counts_anew(fresh.whole_tables), known)
+    continued = list(_go_on(fresh, known, last, since))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
     record.wake()
@@ -163,6 +166,8 @@ def _again(plan: Plan) -> Plan:
     fresh = renewed(plan, read_host(meanwhile=lambda _: record.keep("new.nft", plan.without_members)))
     if _shape(fresh) != _shape(plan):
         raise NfkeepError("the rules of iptables have other tables than when the move was planned: call it again")
+    if came := fresh.lost_rules - plan.lost_rules:
+        raise NfkeepError(f"a rule that cannot be expressed in nft has come since the move was planned: {min(came)}")
     return fresh
 
 
@@ -173,10 +178,10 @@ def _shape(plan: Plan) -> tuple[object, ...]:
     return plan.tables, legacy, set(host.iptables_nft), set(host.compat), set(host.twice)
 
 
-def _go_on(plan: Plan, last: Mapping[Family, str], since: float) -> Iterator[Outcome]:
+def _go_on(plan: Plan, known: Known, last: Mapping[Family, str], since: float) -> Iterator[Outcome]:
     """Have nft's counters go on where those of iptables stand still, and note what counts for what from `since` on.
 
-    `last`: the rules of iptables-nft, as they were in the end.
+    `known`: the tables as they stand still; `last`: the rules of iptables-nft, as they were in the end.
     """
     tied = []
     with contextlib.ExitStack() as stack:
@@ -186,7 +191,8 @@ def _go_on(plan: Plan, last: Mapping[Family, str], since: float) -> Iterator[Out
         ]
         for family, each in counting:
             try:
-                final = final_counters(family, without=parking.OWN)
+                images = (image for (_, of), image in known.images.items() if of is family)
+                final = final_counters(images, without=parking.OWN)
                 if family in last:
                     final = added(final, counted_between(plan.host.rules[family], last[family], family))
                 detail = f"{each.go_on(final)} rules and policies go on; {ON_THE_WAY}"
