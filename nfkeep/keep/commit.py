@@ -25,14 +25,16 @@ class Along:
     """What else is to be changed together with the tables, once the gates are shut.
 
     `before` the first table is replaced: what it raises is raised, and nothing is changed. `after` the last one was,
-    and before anything is counted again: it must not raise.
+    and before anything is counted again: it must not raise. `recount`: whether anything is, and gates are shut for it;
+    without that, counts of connections are lost.
     """
 
     before: Callable[[], None] | None = None
     after: Callable[[], None] | None = None
+    recount: bool = True
 
     def __bool__(self) -> bool:
-        return self.before is not None or self.after is not None
+        return self.before is not None or self.after is not None or not self.recount
 
     def around(self, changes: Sequence[Change]) -> list[Change]:
         """The changes, with this before and after them."""
@@ -75,7 +77,7 @@ def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool, along: Alo
         for key, extension in make_plan(before, after, _others(after, [*wanted[:at], *befores[at:]]), hold=hold).holds
     ]
     changes = along.around([_change(each, before) for each, before in zip(changed, befores, strict=True)])
-    return apply(changes, holds, keep_holds=hold, refuse=refuse)
+    return apply(changes, holds, keep_holds=hold, refuse=refuse, recount=along.recount)
 
 
 def _change(edits: TableEdits, before: Observation) -> Change:

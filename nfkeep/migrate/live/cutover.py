@@ -21,7 +21,6 @@ from nfkeep.migrate.live.host import read_host, source_of
 from nfkeep.migrate.live.load import bring_in, wake
 from nfkeep.migrate.live.plan import ON_THE_WAY
 from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
-from nfkeep.migrate.live.recount import counts_anew
 from nfkeep.migrate.live.reload import reload
 from nfkeep.migrate.live.renew import renewed
 from nfkeep.migrate.live.returned import Returned
@@ -142,20 +141,20 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
         last.update(copies.last_rules(fresh.host, done))
         wake(fresh)
 
-    report = parking.count_again(parking.limited(done.legacy), come_into_force, known)
+    report = parking.count_again(parking.limited(done.legacy), come_into_force, known) or Report()
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     keys = tokens.carry(fresh.keys)
     tell("putting the rules of iptables out of action")
     since = time.monotonic()
-    parked = parking.park(done.legacy, counts_anew(fresh.whole_tables), known)
+    parking.park(done.legacy, known)
     continued = list(_go_on(fresh, known, last, since))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
     record.wake()
-    counted = {o.where: o for o in (report.outcomes if report else ()) if o.kind == "connlimit"}
+    amiss, beside = _counted(fresh, report)
     planned = (keys.get(each.where, each) for each in fresh.outcomes if each.kind != "counters")
-    outcomes = [_as_counted(each, counted) for each in planned]
-    return Report((*continued, *outcomes), sum(each.gate_seconds for each in (report, parked) if each))
+    outcomes = [_as_counted(each, amiss) for each in planned]
+    return Report((*continued, *beside, *outcomes), report.gate_seconds)
 
 
 def _again(plan: Plan) -> Plan:
@@ -204,12 +203,22 @@ def _go_on(plan: Plan, known: Known, last: Mapping[Family, str], since: float) -
             ties.save(Ties(record.boot(), since, opened.generation(), tuple(tied)))
 
 
-def _as_counted(planned: Outcome, counted: dict[str, Outcome]) -> Outcome:
+def _counted(plan: Plan, report: Report) -> tuple[dict[str, Outcome], list[Outcome]]:
+    """What is amiss with each limit since its connections were counted again, by where it is; and with other rules.
+
+    That is, with those that are neither of this move nor gone with it.
+    """
+    amiss = {o.where: o for o in report.outcomes if o.kind == "connlimit" and o.fidelity is not Fidelity.RESTORED}
+    own = {f"table {family} {name}" for family, name in (*plan.tables, *plan.host.iptables_nft)}
+    return amiss, [o for o in report.outcomes if o.kind in ("nftables", "counters") and o.where not in own]
+
+
+def _as_counted(planned: Outcome, amiss: Mapping[str, Outcome]) -> Outcome:
     """What came of a connection limit, where the plan has what was to come of it."""
-    if planned.kind != "connlimit":
+    if planned.kind != "connlimit" or planned.where not in amiss:
         return planned
-    worse = [each for each in counted.values() if each.fidelity is not Fidelity.RESTORED]
-    return attrs.evolve(planned, fidelity=worse[0].fidelity, detail=worse[0].detail) if worse else planned
+    found = amiss[planned.where]
+    return attrs.evolve(planned, fidelity=found.fidelity, detail=found.detail)
 
 
 def confirm(*, again: bool = False) -> None:

@@ -64,28 +64,27 @@ def count_again(tables: Iterable[Name], load: Callable[[], None], known: Known |
             for chain in _base_chains(name[0]):
                 if chain in parked:
                     txs[name].delete(chain, PARKED)
-                txs[name].insert(chain, _COUNTING)
+                txs[name].append(chain, _COUNTING)  # rules in front of it keep their numbers, by which they are told
     return txs.report
 
 
-def park(tables: Collection[Name], anew: Callable[[], None], known: Known) -> Report | None:
+def park(tables: Collection[Name], known: Known) -> None:
     """Put all of these tables out of action, or none. Raises NfkeepError if the rules are not the `known` ones.
 
-    Connections are counted again then: `anew` makes the counts of nft begin anew, once nobody can open one. From then
-    on the tables are known as they stand still.
+    From then on they are known as they stand still. Connections are not counted again: nft has counted them, and its
+    rules would take the opening packets for others.
     """
     names = [name for name in tables if not is_parked(*name)]
     if not names:
         known.look(tables)
-        return None
+        return
     with transactions(*names) as txs:
         known.check(txs)
         known.check_others(tables)
-        txs.along = Along(before=anew, after=lambda: known.look(tables))
+        txs.along = Along(after=lambda: known.look(tables), recount=False)
         for table, family in names:
             for chain in _base_chains(table):
                 txs[table, family].insert(chain, PARKED)
-    return txs.report
 
 
 def parked_text(text: str) -> str:
