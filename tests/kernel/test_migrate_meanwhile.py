@@ -92,6 +92,17 @@ def test_another_table(host: Namespace, monkeypatch: pytest.MonkeyPatch) -> None
     moved(host, monkeypatch, (tokens, "carry"), "iptables-legacy -t raw -S")
 
 
+def test_before_that(host: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule that comes before the rules are read the last time is moved, and back again, also after a confirmation."""
+    moved(host, monkeypatch, (cutover, "_again"), BAN, UNBAN)
+    assert "ip saddr 203.0.113.77 counter" in host.run("nft list ruleset").stdout
+    with host, record.locked():
+        cutover.confirm()
+        cutover.rollback()
+    after = host.run("iptables-legacy-save").stdout
+    assert ("203.0.113.77" in after, "203.0.113.10/" in after) == (True, False)
+
+
 def test_after_that(host: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever comes once the old rules are out of action changes none of the counters that go on."""
     moved(host, monkeypatch, (cutover, "_go_on"), BAN, UNBAN)

@@ -132,6 +132,9 @@ def apply(
 def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str], None]) -> Report:
     tell("loading nft's rules, and counting connections again")
     fresh = bring_in(plan, lambda: _again(plan))
+    for family, text in fresh.host.rules.items():
+        if text != plan.host.rules[family]:  # then those are what is gone back to
+            record.keep(record.FILES[family], text)
     known = Known(fresh.host.images)
     copies.make(fresh.host)
     known.look(done.copies)
