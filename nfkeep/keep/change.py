@@ -77,13 +77,14 @@ def apply(
     keep_holds: bool = True,
     refuse: bool = False,
     together: bool = True,
+    recount: bool = True,
 ) -> Report:
     """Replace the tables between gates and restoration: all of them, or none if one fails.
 
     `holds` are placed before, and taken down again where the new tables name the state themselves. Where this host
     has no means to count flows again, the change goes on and the counts are reported lost; with `refuse`,
-    StateLossError is raised before anything is changed. Unless `together`, a change that was cut off is not undone.
-    The caller has the xtables lock.
+    StateLossError is raised before anything is changed. Without `recount` it goes on like that in any case. Unless
+    `together`, a change that was cut off is not undone. The caller has the xtables lock.
     """
     flight = Flight(
         tuple(change.image for change in changes), tuple((family, key) for family, key, _ in holds), together
@@ -92,7 +93,8 @@ def apply(
         obsolete, told = _place(holds, changes)
         try:
             with contextlib.ExitStack() as stack:
-                gates = _shut_all([change.before for change in changes], stack)
+                befores = [change.before for change in changes]
+                gates = _shut_all(befores, stack) if recount else [(None, "nobody has asked for it")] * len(changes)
                 _refuse_uncounted(changes, gates, refuse)
                 replaced, renewed = _renew(changes, _replace_all(changes, gates))
                 report = put_back(changes, gates, replaced, obsolete, keep_holds)

@@ -27,14 +27,16 @@ class Along:
     """What else is to be changed together with the tables, once the gates are shut.
 
     `before` the first table is replaced: what it raises is raised, and nothing is changed. `after` the last one was,
-    and before anything is counted again: it must not raise.
+    and before anything is counted again: it must not raise. `recount`: whether anything is, and gates are shut for it;
+    without that, counts of connections are lost.
     """
 
     before: Callable[[], None] | None = None
     after: Callable[[], None] | None = None
+    recount: bool = True
 
     def __bool__(self) -> bool:
-        return self.before is not None or self.after is not None
+        return self.before is not None or self.after is not None or not self.recount
 
     def around(self, changes: Sequence[Change]) -> list[Change]:
         """The changes, with this before and after them."""
@@ -89,7 +91,7 @@ def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool, along: Alo
                 told.extend(take_down(family, states, but={each.table for each in wanted if each.family is family}))
 
         changes[0] = attrs.evolve(changes[0], replace=_after(give_way, changes[0].replace))
-    report = apply(along.around(changes), holds, keep_holds=hold, refuse=refuse)
+    report = apply(along.around(changes), holds, keep_holds=hold, refuse=refuse, recount=along.recount)
     return attrs.evolve(report, outcomes=tuple(dict.fromkeys((*report.outcomes, *told)))) if told else report
 
 

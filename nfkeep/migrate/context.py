@@ -25,14 +25,13 @@ if TYPE_CHECKING:
 class Declaration:
     """A named thing of an nft table: `set`, `map`, `limit`, `quota`, `counter`, `ct helper`, …, and what is in it.
 
-    `members`: the elements of a set that was one of ipset. `connections`: whether a set counts them.
+    `members`: the elements of a set that was one of ipset.
     """
 
     kind: str
     name: str
     body: tuple[str, ...]
     members: Members | None = None
-    connections: bool = False
 
 
 class Objects:
@@ -41,17 +40,9 @@ class Objects:
     def __init__(self) -> None:
         self._all: dict[str, Declaration] = {}
 
-    def declare(
-        self,
-        kind: str,
-        name: str,
-        body: tuple[str, ...],
-        members: Members | None = None,
-        *,
-        connections: bool = False,
-    ) -> str:
+    def declare(self, kind: str, name: str, body: tuple[str, ...], members: Members | None = None) -> str:
         """Have it in the table; its name there. Raises Lost if another thing has this name already."""
-        wanted = Declaration(kind, identifier(name), body, members, connections)
+        wanted = Declaration(kind, identifier(name), body, members)
         present = self._all.setdefault(wanted.name, wanted)
         if present != wanted:
             raise Lost(f"{name} is used with different parameters", "give the rules different names")

@@ -18,16 +18,16 @@ from nfkeep.model import Counters, Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
 from nfkeep.nft.table_list import tables
-from nfkeep.xtables.tables import in_use, read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from typing_extensions import Self
 
     from nfkeep.migrate.layout import Line
     from nfkeep.migrate.parts import Simple
     from nfkeep.migrate.translation import Translation
+    from nfkeep.xtables.image import Image
 
 _COUNTER = ("counter", "counter ")
 _AT_ONCE = 10
@@ -37,13 +37,13 @@ Where = tuple[str, str, int]
 """Table, chain and place in it, from 0; the policy is behind the last rule."""
 
 
-def final_counters(family: Family, *, without: frozenset[str] = frozenset()) -> dict[Where, Counters]:
-    """What rules and policies of iptables have counted by now, but for the rules whose comment is one of `without`."""
+def final_counters(images: Iterable[Image], *, without: frozenset[str]) -> dict[Where, Counters]:
+    """What rules and policies of iptables have counted, but for the rules whose comment is one of `without`."""
     comments = [each.encode() for each in without]
     return {
-        (name, chain, position - 1): counted
-        for name in in_use(family)
-        for chain, position, counted in read_image(name, family).counted(comments)
+        (image.name, chain, position - 1): counted
+        for image in images
+        for chain, position, counted in image.counted(comments)
     }
 
 

@@ -21,11 +21,11 @@ from nfkeep.migrate.live.host import read_host, source_of
 from nfkeep.migrate.live.load import bring_in, wake
 from nfkeep.migrate.live.plan import ON_THE_WAY
 from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
-from nfkeep.migrate.live.recount import counts_anew
 from nfkeep.migrate.live.reload import reload
 from nfkeep.migrate.live.renew import renewed
 from nfkeep.migrate.live.returned import Returned
 from nfkeep.migrate.live.ties import Ties
+from nfkeep.migrate.live.unchanged import Known
 from nfkeep.model import Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.table_list import tables
@@ -132,27 +132,32 @@ def apply(
 def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str], None]) -> Report:
     tell("loading nft's rules, and counting connections again")
     fresh = bring_in(plan, lambda: _again(plan))
+    for family, text in fresh.host.rules.items():
+        if text != plan.host.rules[family]:  # then those are what is gone back to
+            record.keep(record.FILES[family], text)
+    known = Known(fresh.host.images)
     copies.make(fresh.host)
+    known.look(done.copies)
     last: dict[Family, str] = {}
 
     def come_into_force() -> None:
         last.update(copies.last_rules(fresh.host, done))
         wake(fresh)
 
-    report = parking.count_again(parking.limited(done.legacy), come_into_force)
+    report = parking.count_again(parking.limited(done.legacy), come_into_force, known) or Report()
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     keys = tokens.carry(fresh.keys)
     tell("putting the rules of iptables out of action")
     since = time.monotonic()
-    parked = parking.park(done.legacy, counts_anew(fresh.whole_tables))
-    continued = list(_go_on(fresh, last, since))
+    parking.park(done.legacy, known)
+    continued = list(_go_on(fresh, known, last, since))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
     record.wake()
-    counted = {o.where: o for o in (report.outcomes if report else ()) if o.kind == "connlimit"}
+    amiss, beside = _counted(fresh, report)
     planned = (keys.get(each.where, each) for each in fresh.outcomes if each.kind != "counters")
-    outcomes = [_as_counted(each, counted) for each in planned]
-    return Report((*continued, *outcomes), sum(each.gate_seconds for each in (report, parked) if each))
+    outcomes = [_as_counted(each, amiss) for each in planned]
+    return Report((*continued, *beside, *outcomes), report.gate_seconds)
 
 
 def _again(plan: Plan) -> Plan:
@@ -161,15 +166,24 @@ def _again(plan: Plan) -> Plan:
     There is time for what nobody but people read.
     """
     fresh = renewed(plan, read_host(meanwhile=lambda _: record.keep("new.nft", plan.without_members)))
-    if fresh.tables != plan.tables:
+    if _shape(fresh) != _shape(plan):
         raise NfkeepError("the rules of iptables have other tables than when the move was planned: call it again")
+    if came := fresh.lost_rules - plan.lost_rules:
+        raise NfkeepError(f"a rule that cannot be expressed in nft has come since the move was planned: {min(came)}")
     return fresh
 
 
-def _go_on(plan: Plan, last: Mapping[Family, str], since: float) -> Iterator[Outcome]:
+def _shape(plan: Plan) -> tuple[object, ...]:
+    """What the record and nft's script of a plan are about: with another one, both would be of something else."""
+    host = plan.host
+    legacy = {(family, table.name) for family, text in host.rules.items() for table in source_of(text, family).tables}
+    return plan.tables, legacy, set(host.iptables_nft), set(host.compat), set(host.twice)
+
+
+def _go_on(plan: Plan, known: Known, last: Mapping[Family, str], since: float) -> Iterator[Outcome]:
     """Have nft's counters go on where those of iptables stand still, and note what counts for what from `since` on.
 
-    `last`: the rules of iptables-nft, as they were in the end.
+    `known`: the tables as they stand still; `last`: the rules of iptables-nft, as they were in the end.
     """
     tied = []
     with contextlib.ExitStack() as stack:
@@ -179,7 +193,8 @@ def _go_on(plan: Plan, last: Mapping[Family, str], since: float) -> Iterator[Out
         ]
         for family, each in counting:
             try:
-                final = final_counters(family, without=parking.OWN)
+                images = (image for (_, of), image in known.images.items() if of is family)
+                final = final_counters(images, without=parking.OWN)
                 if family in last:
                     final = added(final, counted_between(plan.host.rules[family], last[family], family))
                 detail = f"{each.go_on(final)} rules and policies go on; {ON_THE_WAY}"
@@ -191,12 +206,22 @@ def _go_on(plan: Plan, last: Mapping[Family, str], since: float) -> Iterator[Out
             ties.save(Ties(record.boot(), since, opened.generation(), tuple(tied)))
 
 
-def _as_counted(planned: Outcome, counted: dict[str, Outcome]) -> Outcome:
+def _counted(plan: Plan, report: Report) -> tuple[dict[str, Outcome], list[Outcome]]:
+    """What is amiss with each limit since its connections were counted again, by where it is; and with other rules.
+
+    That is, with those that are neither of this move nor gone with it.
+    """
+    amiss = {o.where: o for o in report.outcomes if o.kind == "connlimit" and o.fidelity is not Fidelity.RESTORED}
+    own = {f"table {family} {name}" for family, name in (*plan.tables, *plan.host.iptables_nft)}
+    return amiss, [o for o in report.outcomes if o.kind in ("nftables", "counters") and o.where not in own]
+
+
+def _as_counted(planned: Outcome, amiss: Mapping[str, Outcome]) -> Outcome:
     """What came of a connection limit, where the plan has what was to come of it."""
-    if planned.kind != "connlimit":
+    if planned.kind != "connlimit" or planned.where not in amiss:
         return planned
-    worse = [each for each in counted.values() if each.fidelity is not Fidelity.RESTORED]
-    return attrs.evolve(planned, fidelity=worse[0].fidelity, detail=worse[0].detail) if worse else planned
+    found = amiss[planned.where]
+    return attrs.evolve(planned, fidelity=found.fidelity, detail=found.detail)
 
 
 def confirm(*, again: bool = False) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from nfkeep.migrate.ipsets import IpSet
     from nfkeep.migrate.source import Source
+    from nfkeep.xtables.image import Image
 
 _IPSET_SAVE = ("ipset", "save")
 
@@ -40,7 +41,9 @@ class Host:
     rules name. `nft_tables`: the tables of nft that are there, as (family, name), and their handles.
     `iptables_nft`: those among them that the nft variant of iptables has made. `compat`: the families whose rules are
     in these, and not in legacy tables; `twice`: those that have rules in both, of which `rules` has the legacy ones.
-    `boot_files`: what loads rules of iptables when the host boots; none in a namespace of its own.
+    `boot_files`: what loads rules of iptables when the host boots; none in a namespace of its own. `moved`: the tables
+    of nft that an earlier move has made, which was confirmed. `images`: the legacy tables that are there, by name and
+    family, as the kernel has them.
     """
 
     rules: Mapping[Family, str]
@@ -51,6 +54,8 @@ class Host:
     compat: tuple[Family, ...] = ()
     twice: tuple[Family, ...] = ()
     boot_files: tuple[str, ...] = ()
+    moved: tuple[tuple[str, str], ...] = ()
+    images: Mapping[tuple[str, Family], Image] = MappingProxyType({})
 
 
 @collection.put_off()
@@ -65,9 +70,11 @@ def read_host(*, meanwhile: Callable[[Mapping[Family, str]], object] | None = No
         looked_into = any(handle.has(("set", "SET")) for handles in tables.values() for handle in handles)
         # ipset takes about as long as the rest
         saving = stack.enter_context(Running(_IPSET_SAVE)) if looked_into else None
+        images = {(each.name, each.family): each.image() for some in tables.values() for each in some}
         legacy = {family: text for family, handles in tables.items() if (text := _saved(handles))}
         there = table_handles()
-        ours = record.own_tables(record.load(), there)
+        earlier = record.load()
+        ours = record.own_tables(earlier, there)
         made = {family: iptables_nft.read_rules(family, there.keys() - ours) for family in Family}
         compat = {family: text for family, (text, _) in made.items() if text}
         rules = {family: each[family] for family in Family for each in (compat, legacy) if family in each}
@@ -87,6 +94,8 @@ def read_host(*, meanwhile: Callable[[Mapping[Family, str]], object] | None = No
         tuple(compat.keys() - legacy.keys()),
         tuple(compat.keys() & legacy.keys()),
         tuple(map(str, filter(Path.exists, BOOT_FILES))) if record.folder().name == record.HOST else (),
+        tuple(sorted(ours)) if earlier is not None and earlier.state == record.CONFIRMED else (),
+        MappingProxyType(images),
     )
 
 
@@ -115,13 +124,14 @@ def _opened(family: Family, stack: contextlib.ExitStack) -> list[TableHandle]:
 def _saved(handles: Iterable[TableHandle]) -> str:
     found = []
     for handle in handles:
-        if _says_anything(handle):
+        if says_anything(handle):
             _have_whole_quotas(handle)
             found.append(handle.save())
     return "".join(found)
 
 
-def _says_anything(handle: TableHandle) -> bool:
+def says_anything(handle: TableHandle) -> bool:
+    """Whether a table does more than let everything pass."""
     for chain in handle.chains():
         policy = handle.policy(chain)
         if policy is None or policy[0] != "ACCEPT" or next(handle.rules(chain), None) is not None:

@@ -12,11 +12,12 @@ from nfkeep.errors import NfkeepError
 from nfkeep.keep.commit import Along
 from nfkeep.keep.transaction import transactions
 from nfkeep.migrate.live.commands import restore_iptables
+from nfkeep.migrate.live.unchanged import Known
 from nfkeep.model import Family
 from nfkeep.xtables.tables import TABLES, TableHandle, in_use, read
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from nfkeep.keep.report import Report
     from nfkeep.keep.transaction import Transactions
@@ -44,41 +45,46 @@ def place(text: str, family: Family) -> None:
     restore_iptables("legacy", family, parked_text(text))
 
 
-def count_again(tables: Iterable[Name], load: Callable[[], None]) -> Report | None:
+def count_again(tables: Iterable[Name], load: Callable[[], None], known: Known | None = None) -> Report | None:
     """Replace these tables, so that nfkeep has every connection that they limit counted again: by nft's rules too.
 
     `load` brings those into force, once nobody can open a connection: what opens one passes both rulesets then, also
-    those of these tables that were out of action.
+    those of these tables that were out of action. Raises NfkeepError if they are not the `known` ones any more.
     """
     names = list(tables)
     if not names:
         load()
         return None
+    known = known or Known({})
     with transactions(*names) as txs:
-        txs.along = Along(before=load)
+        known.check(txs)
+        txs.along = Along(before=load, after=lambda: known.look(names))
         for name in names:
             parked = {chain for chain, text in _own_rules(*name) if text == PARKED}
             for chain in _base_chains(name[0]):
                 if chain in parked:
                     txs[name].delete(chain, PARKED)
-                txs[name].insert(chain, _COUNTING)
+                txs[name].append(chain, _COUNTING)  # rules in front of it keep their numbers, by which they are told
     return txs.report
 
 
-def park(tables: Iterable[Name], anew: Callable[[], None]) -> Report | None:
-    """Put all of these tables out of action, or none.
+def park(tables: Collection[Name], known: Known) -> None:
+    """Put all of these tables out of action, or none. Raises NfkeepError if the rules are not the `known` ones.
 
-    Connections are counted again then: `anew` makes the counts of nft begin anew, once nobody can open one.
+    From then on they are known as they stand still. Connections are not counted again: nft has counted them, and its
+    rules would take the opening packets for others.
     """
     names = [name for name in tables if not is_parked(*name)]
     if not names:
-        return None
+        known.look(tables)
+        return
     with transactions(*names) as txs:
-        txs.along = Along(before=anew)
+        known.check(txs)
+        known.check_others(tables)
+        txs.along = Along(after=lambda: known.look(tables), recount=False)
         for table, family in names:
             for chain in _base_chains(table):
                 txs[table, family].insert(chain, PARKED)
-    return txs.report
 
 
 def parked_text(text: str) -> str:

@@ -6,6 +6,7 @@ Pure but for `check`, which has nft look at the script.
 from __future__ import annotations
 
 import json
+import re
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +57,7 @@ _DOING = MappingProxyType(
     }
 )
 _NOTED = frozenset({*_STATES, *_DOING})
+_COUNTERS = re.compile(r"^\[\d+:\d+\] ")
 
 
 @attrs.frozen(slots=True)
@@ -107,7 +109,14 @@ class Plan:
     @property
     def lost(self) -> bool:
         """Whether some rule cannot be expressed."""
-        return any(loss.fidelity is Fidelity.LOST for each in self.translations.values() for loss in each.losses)
+        return bool(self.lost_rules)
+
+    @property
+    def lost_rules(self) -> set[str]:
+        """The rules that cannot be expressed, without what they have counted."""
+        found = ((family, loss) for family, each in self.translations.items() for loss in each.losses)
+        lost = ((family, loss.rule or loss.part) for family, loss in found if loss.fidelity is Fidelity.LOST)
+        return {f"{family} {_COUNTERS.sub('', rule)}" for family, rule in lost}
 
     def to_json(self) -> str:
         """The plan as one JSON object: {"script", "losses", "states", "owners", "obstacles"}."""
@@ -156,8 +165,14 @@ def _obstacles(plan: Plan, *, try_out: bool) -> Iterator[str]:
     for family in host.compat:
         if said := refused_by_legacy([table.name for table in source_of(host.rules[family], family).tables], family):
             yield f"rules of iptables-nft go by way of legacy tables, which this host does not have: {said}"
+    if host.moved:
+        names = ", ".join(" ".join(each) for each in host.moved)
+        yield (
+            f"an earlier move was confirmed, and nft has its tables ({names}): `nfkeep-migrate rollback` puts them back"
+            " into iptables, from where all can be moved together"
+        )
     for each in plan.tables:
-        if each in host.nft_tables and each not in host.iptables_nft:
+        if each in host.nft_tables and each not in (*host.iptables_nft, *host.moved):
             yield f"nft has a table {' '.join(each)} already, which the script would replace"
     if host.rules and try_out:
         try:

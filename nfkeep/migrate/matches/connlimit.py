@@ -44,6 +44,5 @@ def translate(match: Extension, context: Context) -> tuple[Part, ...]:
             match, "a packet without a connection is not counted", "count such packets in a rule of their own"
         )
     name = context.objects.fresh(f"connlimit-{context.chain}")
-    body = (f"typeof {kind}", f"size {_SIZE}", "flags dynamic")
-    name = context.objects.declare("set", name, body, connections=True)
+    name = context.objects.declare("set", name, (f"typeof {kind}", f"size {_SIZE}", "flags dynamic"))
     return (Statement(f"add @{name} {{ {key} ct count {'over ' if above else ''}{int(over.value)} }}"),)
