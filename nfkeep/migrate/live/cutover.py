@@ -126,6 +126,7 @@ def apply(
         return _moved(plan, done, seconds, tell)
     except BaseException:
         _undo(done)
+        record.wake()
         raise
 
 
