@@ -18,6 +18,7 @@ from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.live import parking, record, ties
 from nfkeep.migrate.live.counted import Counted, add
+from nfkeep.migrate.live.record import CONFIRMED
 from nfkeep.migrate.live.returned_lists import ReturnedLists
 from nfkeep.migrate.live.returned_quotas import ReturnedQuotas
 from nfkeep.migrate.live.returned_sets import ReturnedSets
@@ -165,10 +166,18 @@ class Returned:
         for family, file in record.FILES.items() if self._tables else ():
             counted = self._counted.get(family)
             going_on = counted.continuing if counted else frozenset()
-            self._lists.append(ReturnedLists(self._elements, record.kept(file), family, going_on))
+            had = counted.tied.lists if counted and self._same_lists() else {}
+            self._lists.append(ReturnedLists(self._elements, record.kept(file), family, going_on, had))
             if counted and counted.tied.sets:
                 began, tied = self._done.steps[0][0], counted.tied.sets
                 self._sets.append(ReturnedSets(self._elements, family.value, tied, kept, began, going_on))
+
+    def _same_lists(self) -> bool:
+        """Whether all rules have been there all the time: a list of recent goes with the last rule that names it."""
+        confirmed = any(what == CONFIRMED for _, what in self._done.steps)
+        return (
+            bool(self._ties and self._ties.same_boot) and not confirmed and len(self._names) == len(self._done.legacy)
+        )
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,123 @@
+"""The way back of a move where others have been at work meanwhile, in iptables and ipset or in nft's tables."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from mover import Mover
+
+if TYPE_CHECKING:
+    from nfkeep.namespaces import Namespace
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600), pytest.mark.usefixtures("own_directories")]
+
+
+@pytest.fixture
+def mover(namespace: Namespace) -> Mover:
+    return Mover(namespace)
+
+
+def run(mover: Mover, *commands: str) -> None:
+    for command in commands:
+        mover.namespace.run(command)
+
+
+def elements(mover: Mover, name: str) -> set[str]:
+    lines = mover.namespace.run(f"ipset save {name}").stdout.splitlines()
+    return {line.split()[2] for line in lines if line.startswith("add")}
+
+
+def tell(mover: Mover, name: str, *lines: str) -> None:
+    """Write to a list of recent."""
+    with mover.namespace:
+        for line in lines:
+            with open(f"/proc/thread-self/net/xt_recent/{name}", "w") as file:
+                file.write(f"{line}\n")
+
+
+def listed(mover: Mover, name: str) -> set[str]:
+    with mover.namespace, open(f"/proc/thread-self/net/xt_recent/{name}") as file:
+        return {line.split()[0].removeprefix("src=") for line in file}
+
+
+@pytest.mark.parametrize("timeout", ["", " timeout 600"], ids=["for ever", "with timeouts"])
+@pytest.mark.parametrize("changing", [False, True], ids=["looked into", "changed by rules"])
+@pytest.mark.parametrize("confirmed", [False, True], ids=["applied", "confirmed"])
+def test_elements_that_others_deleted_from_ipset(mover: Mover, timeout: str, changing: bool, confirmed: bool) -> None:
+    """They stay away, as in an unban; whoever came to nft, or has come again, is there."""
+    run(
+        mover,
+        f"ipset create banned hash:ip{timeout}",
+        *(f"ipset add banned 192.0.2.{number}" for number in (1, 2, 3)),
+        "iptables-legacy -A INPUT -m set --match-set banned src -j DROP",
+        *["iptables-legacy -A FORWARD -p udp --dport 9 -j SET --add-set banned src"] * changing,
+    )
+    mover("apply")
+    run(mover, *(f"ipset del banned 192.0.2.{number}" for number in (1, 2)))
+    run(mover, "nft add element ip filter banned { 192.0.2.7 }")
+    if timeout:
+        run(mover, "nft delete element ip filter banned { 192.0.2.2 }")
+        run(mover, "nft add element ip filter banned { 192.0.2.2 timeout 300s }")
+    if confirmed:
+        mover("confirm")
+    told = mover("rollback").stdout
+    again = {"192.0.2.2"} if timeout else set()
+    assert elements(mover, "banned") == {"192.0.2.3", "192.0.2.7", *again}
+    assert f"{1 + len(again)} elements came or were renewed" in told
+    assert f"{2 - len(again)} left out that somebody has deleted from it" in told
+
+
+@pytest.mark.parametrize("options", ["--rcheck", "--rcheck --seconds 3600"], ids=["of any age", "of an age"])
+def test_addresses_that_others_took_off_a_list(mover: Mover, options: str) -> None:
+    """They stay away; whoever came to nft is there."""
+    run(mover, f"iptables-legacy -A INPUT -m recent --name bad {options} -j DROP")
+    tell(mover, "bad", "+192.0.2.1", "+192.0.2.2")
+    mover("apply")
+    tell(mover, "bad", "-192.0.2.1")
+    run(mover, f"nft add element ip filter recent-bad{'-3600s' * ('seconds' in options)} {{ 192.0.2.7 }}")
+    told = mover("rollback").stdout
+    assert listed(mover, "bad") == {"192.0.2.2", "192.0.2.7"}
+    assert "came meanwhile, as if they were seen now, 1 left out that somebody has taken off" in told
+
+
+def test_a_list_that_others_emptied(mover: Mover) -> None:
+    """It stays empty, but for those whom nft has seen since; one that went with its rules is filled from nft."""
+    run(mover, "iptables-legacy -A INPUT -m recent --name bad --rcheck --seconds 3600 -j DROP")
+    tell(mover, "bad", "+192.0.2.1", "+192.0.2.2")
+    mover("apply")
+    tell(mover, "bad", "/")
+    run(mover, "nft delete element ip filter recent-bad-3600s { 192.0.2.2 }")
+    run(mover, "nft add element ip filter recent-bad-3600s { 192.0.2.2 }")
+    mover("rollback")
+    assert listed(mover, "bad") == {"192.0.2.2"}
+    for command in (["confirm"], []):
+        tell(mover, "bad", "+192.0.2.1")
+        mover("apply")
+        if command:
+            mover(*command)
+        else:
+            saved = mover.namespace.run("iptables-legacy-save").stdout
+            run(mover, "iptables-legacy -F")
+            mover.namespace.run(
+                "iptables-legacy-restore", input=saved.replace("-A INPUT -m comment", "-A FORWARD -m comment")
+            )
+        mover("rollback")
+        assert listed(mover, "bad") == {"192.0.2.1", "192.0.2.2"}
+
+
+def test_a_set_that_only_has_the_name_of_one_of_nft(mover: Mover) -> None:
+    """A set of ipset that no rule names is left alone."""
+    run(
+        mover,
+        "ipset create recent-seen hash:ip",
+        "ipset create used hash:ip",
+        "iptables-legacy -A INPUT -m set --match-set used src -j DROP",
+        "iptables-legacy -A INPUT -m recent --name seen --set",
+    )
+    tell(mover, "seen", "+192.0.2.1")
+    mover("apply")
+    run(mover, "nft add element ip filter recent-seen { 192.0.2.2 }")
+    mover("rollback")
+    assert elements(mover, "recent-seen") == set()
+    assert listed(mover, "seen") == {"192.0.2.1", "192.0.2.2"}
