@@ -121,3 +121,45 @@ def test_a_set_that_only_has_the_name_of_one_of_nft(mover: Mover) -> None:
     mover("rollback")
     assert elements(mover, "recent-seen") == set()
     assert listed(mover, "seen") == {"192.0.2.1", "192.0.2.2"}
+
+
+@pytest.mark.parametrize("confirmed", [False, True], ids=["applied", "confirmed"])
+@pytest.mark.parametrize("anew", [False, True], ids=["as made", "loaded anew"])
+def test_what_others_have_put_into_nft(mover: Mover, confirmed: bool, anew: bool) -> None:
+    """It goes with the tables, and each rule, set, chain and object of it is told as lost; nothing else is."""
+    run(
+        mover,
+        "iptables-legacy -A INPUT -s 192.0.2.1 -j DROP",
+        "iptables-legacy -A INPUT -p tcp -m multiport --dports 22,80 -j ACCEPT",
+        "iptables-legacy -A INPUT -m recent --name seen --set",
+        "ip6tables-legacy -A INPUT -s 2001:db8::1 -j DROP",
+    )
+    mover("apply")
+    if confirmed:
+        mover("confirm")
+    if anew:
+        saved = mover.nft()
+        run(mover, "nft flush ruleset")
+        mover.namespace.run("nft -f -", input=saved)
+    run(
+        mover,
+        "nft add table ip other",
+        "nft insert rule ip filter INPUT ip saddr 203.0.113.9 drop",
+        "nft add rule ip filter INPUT ip saddr 192.0.2.1 counter drop",
+        "nft add set ip filter mine { type ipv4_addr; }",
+        "nft add chain ip6 filter own",
+        "nft add counter ip6 filter seen",
+    )
+    told = mover("rollback").stdout
+    lost = [
+        " ".join(line.split()) for line in told.splitlines() if " lost " in line and not line.startswith("counters")
+    ]
+    changed = "lost added to nft's table since, or changed:"
+    assert sorted(lost) == [
+        "chain nft ip6 filter own lost added to nft's table since",
+        "object nft ip6 filter seen lost added to nft's table since",
+        f"rule nft ip filter INPUT {changed} ip saddr 192.0.2.1 counter packets 0 bytes 0 drop",
+        f"rule nft ip filter INPUT {changed} ip saddr 203.0.113.9 drop",
+        "set nft ip filter mine lost added to nft's table since",
+    ]
+    assert mover.nft() == "table ip other {\n}\n"

@@ -147,7 +147,7 @@ def test_ties_on_the_disk(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> 
     """They are read as they were written; what is none is none."""
     monkeypatch.setenv(record.VARIABLE, str(tmp_path))
     tie = Tie("filter", ("INPUT", ("-j", 'a "b"'), 1), 2, Counters(3, 4), (("filter", "INPUT", 5),), (("filter", "q"),))
-    made = MadeTable(7, {"INPUT": ((8, "digest"),)})
+    made = MadeTable(7, {"INPUT": ((8, "digest"),)}, (("set", "x_61"),))
     one = FamilyTies(Family.IPV6, {"filter": made}, (tie,), (TiedSet("a", "filter", "x_61", True),), {"x": ("::1",)})
     written = Ties("boot", 1.5, 9, (one,))
     ties.save(written)

@@ -22,6 +22,7 @@ from nfkeep.migrate.live.record import CONFIRMED
 from nfkeep.migrate.live.returned_lists import ReturnedLists
 from nfkeep.migrate.live.returned_quotas import ReturnedQuotas
 from nfkeep.migrate.live.returned_sets import ReturnedSets
+from nfkeep.migrate.live.strangers import strangers
 from nfkeep.nft import still
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.elements import ElementSocket
@@ -108,6 +109,8 @@ class Returned:
             outcomes += [outcome for lists in self._lists for outcome in lists.outcomes()]
             outcomes += [outcome for sets in self._sets for outcome in sets.outcomes()]
             outcomes += self._count()
+            if not (self._unchanged() and self._by_rules_only):
+                outcomes += [each for counted in self._counted.values() for each in strangers(self._opened, counted)]
         except Exception as error:
             self._wrong.append(error)
         finally:
@@ -127,10 +130,14 @@ class Returned:
             sets.bring_back(since, leave_out=self._first_time if self._collected_at is None else self._second_time)
         self._collected_at = began
 
+    def _unchanged(self) -> bool:
+        """Whether nobody has changed any of nft's rules and sets since the move, but packets."""
+        ties = self._ties
+        return ties is not None and ties.same_boot and ties.generation == self._generation
+
     def _first_time(self, tied: TiedSet) -> bool:
         """Whether a set is to wait: nobody has changed any since the move, and the way back is in haste."""
-        ties = self._ties
-        waits = ties is not None and ties.same_boot and ties.generation == self._generation and not tied.changing
+        waits = self._unchanged() and not tied.changing
         if waits:
             self._waiting.add(tied)
         return waits

@@ -21,6 +21,7 @@ from nfkeep.migrate.live.host import source_of
 from nfkeep.migrate.live.stamps import read_list
 from nfkeep.migrate.parts import Statement
 from nfkeep.model import Counters, Family
+from nfkeep.nft.named import named
 from nfkeep.plenty import plenty
 from nfkeep.xtables.jiffies import read_clock
 from nfkeep.xtables.text import split
@@ -69,10 +70,14 @@ class TiedSet:
 
 @attrs.frozen(slots=True)
 class MadeTable:
-    """A table of nft as it was made: its handle, and by chain handle and digest of its rules."""
+    """A table of nft as it was made: its handle, and by chain handle and digest of its rules.
+
+    `names`: kind and name of what is in it, as `named` has them.
+    """
 
     handle: int
     chains: Mapping[str, tuple[tuple[int, str], ...]]
+    names: tuple[tuple[str, str], ...]
 
 
 @attrs.frozen(slots=True)
@@ -129,10 +134,14 @@ def tie(made: Continuation, final: Mapping[Where, Counters]) -> FamilyTies:
                     tied = tuple([(r.table, r.chain, places[r.table][r.handle]) for _, r in found])
                     base = final.get(where, none)
                     rules.append(Tie(table.name, key, among, base, tied, tuple(quotas.get(lines[at], ()))))
+    names: dict[str, list[tuple[str, str]]] = {}
+    for table_name, kind, own in named(made.opened, family.value):
+        names.setdefault(table_name, []).append((kind, own))
     made_tables = {
         name: MadeTable(
             made.handles[name],
             {chain: tuple([(each.handle, digest(each)) for each in some]) for chain, some in listed.items()},
+            tuple(names.get(name, ())),
         )
         for name, listed in chains.items()
     }
@@ -207,7 +216,7 @@ def load() -> Ties | None:
 def _written(tied: FamilyTies) -> dict[str, Any]:
     return {
         "family": tied.family.name,
-        "tables": {name: {"handle": each.handle, "chains": each.chains} for name, each in tied.tables.items()},
+        "tables": {name: attrs.asdict(each, recurse=False) for name, each in tied.tables.items()},
         "rules": [
             (each.table, each.key, each.among, each.base.packets, each.base.bytes, each.rules, each.quotas)
             for each in tied.rules
@@ -219,7 +228,11 @@ def _written(tied: FamilyTies) -> dict[str, Any]:
 
 def _family(found: Any) -> FamilyTies:
     made = {
-        name: MadeTable(each["handle"], {chain: tuple(map(tuple, rules)) for chain, rules in each["chains"].items()})
+        name: MadeTable(
+            each["handle"],
+            {chain: tuple(map(tuple, rules)) for chain, rules in each["chains"].items()},
+            tuple(map(tuple, each["names"])),
+        )
         for name, each in found["tables"].items()
     }
     return FamilyTies(
