@@ -163,3 +163,40 @@ def test_what_others_have_put_into_nft(mover: Mover, confirmed: bool, anew: bool
         "set nft ip filter mine lost added to nft's table since",
     ]
     assert mover.nft() == "table ip other {\n}\n"
+
+
+NETWORKS = {
+    "net": ("hash:net timeout 600 comment", ['10.0.0.0/8 comment "a,}"', "10.1.0.0/16 timeout 300", "192.0.2.1"],
+            "src"),
+    "nomatch": ("hash:net", ["10.0.0.0/8", "10.1.0.0/16 nomatch", "192.0.2.0/24"], "src"),
+    "pair": ("hash:net,net counters", ["10.0.0.0/8,192.0.2.0/24", "10.9.9.9,192.0.2.128/25"], "src,dst"),
+    "ports": ("hash:net,port", ["10.0.0.0/8,tcp:80", "10.0.0.0/8,udp:53", "10.1.0.0/16,tcp:80-81"], "src,dst"),
+    "three": ("hash:ip,port,net", ["10.0.0.1,tcp:80,192.0.2.0/24"], "src,dst,src"),
+    "wide": ("hash:net,port,net", ["10.0.0.0/8,udplite:80,192.0.2.0/25"], "src,dst,src"),
+    "devices": ("hash:net,iface", ["10.0.0.0/8,lo", "10.1.0.0/16,eth0"], "src,src"),
+    "six": ("hash:net family inet6", ["2001:db8::/32", "2001:db8:1::/48", "::1"], "src"),
+}  # fmt: skip
+
+
+def test_networks_that_others_have_added_in_nft(mover: Mover) -> None:
+    """They are told as lost; those of ipset are not, of whatever kind, nor those that somebody has deleted there."""
+    for name, (kind, some, sides) in NETWORKS.items():
+        if mover.namespace.run(f"ipset create {name} {kind}", check=False).returncode:
+            continue  # not every kernel has all kinds
+        for each in some:
+            run(mover, f"ipset add {name} {each}")
+        command = "ip6tables-legacy" if name == "six" else "iptables-legacy"
+        run(mover, f"{command} -A INPUT -m set --match-set {name} {sides} -j DROP")
+    mover("apply")
+    run(
+        mover,
+        "nft add element ip filter net { 203.0.113.0/24 }",
+        "nft add element ip filter ports { 203.0.113.0/24 . tcp . 22 }",
+        "ipset del nomatch 192.0.2.0/24",
+    )
+    told = mover("rollback").stdout
+    lost = [" ".join(line.split()) for line in told.splitlines() if " lost " in line]
+    assert lost == [
+        "ipset set net lost 1 elements that were added to nft's set since: 203.0.113.0/24",
+        "ipset set ports lost 1 elements that were added to nft's set since: 203.0.113.0/24 . tcp . 22",
+    ]

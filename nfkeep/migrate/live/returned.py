@@ -72,6 +72,7 @@ class Returned:
         self._lists: list[ReturnedLists] = []
         self._sets: list[ReturnedSets] = []
         self._waiting: set[TiedSet] = set()
+        self._kept = functools.cache(lambda: read_ipsets(record.kept(record.IPSETS)))
         self._done, self._generation, self._by_rules_only = done, 0, False
 
     def ahead(self) -> None:
@@ -110,7 +111,8 @@ class Returned:
             outcomes += [outcome for sets in self._sets for outcome in sets.outcomes()]
             outcomes += self._count()
             if not (self._unchanged() and self._by_rules_only):
-                outcomes += [each for counted in self._counted.values() for each in strangers(self._opened, counted)]
+                for counted in self._counted.values():
+                    outcomes += strangers(self._opened, counted, self._kept)
         except Exception as error:
             self._wrong.append(error)
         finally:
@@ -169,7 +171,6 @@ class Returned:
         return max((b.packets - a.packets for a, b in zip(first, then, strict=True)), default=0)
 
     def _find_collections(self) -> None:
-        kept = functools.cache(lambda: read_ipsets(record.kept(record.IPSETS)))
         for family, file in record.FILES.items() if self._tables else ():
             counted = self._counted.get(family)
             going_on = counted.continuing if counted else frozenset()
@@ -177,7 +178,7 @@ class Returned:
             self._lists.append(ReturnedLists(self._elements, record.kept(file), family, going_on, had))
             if counted and counted.tied.sets:
                 began, tied = self._done.steps[0][0], counted.tied.sets
-                self._sets.append(ReturnedSets(self._elements, family.value, tied, kept, began, going_on))
+                self._sets.append(ReturnedSets(self._elements, family.value, tied, self._kept, began, going_on))
 
     def _same_lists(self) -> bool:
         """Whether all rules have been there all the time: a list of recent goes with the last rule that names it."""
