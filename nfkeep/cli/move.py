@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["apply"]
 
 _EPILOG = "Exit status: 0 done, 1 failed with one line on stderr, 2 wrong usage."
-_LONGEST_SECONDS = 366 * 86400
+_LONGEST_SECONDS = 366 * 86400  # select() refuses what is far beyond that
 _STEPS = 3
 """How many times it is told what is about to be done: here, and twice by `cutover.apply`."""
 

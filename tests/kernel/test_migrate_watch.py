@@ -122,12 +122,12 @@ def test_what_systemd_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     """A unit has an environment of its own: it gets what tells where things are, as absolute paths."""
     monkeypatch.chdir(tmp_path)
     for name, value in (
-        ("PATH", "bin:/usr/bin"), ("PYTHONPATH", ""), ("XTABLES_LOCKFILE", "lock"), ("NFKEEP_RUN_DIRECTORY", "/run/x"),
-        ("NFKEEP_STATE_DIRECTORY", "state"), ("HOME", "/root"), ("SECRET", "x"),
+        ("PATH", "bin:/usr/bin"), ("PYTHONPATH", ""), ("XTABLES_LOCKFILE", "lock"),
+        ("NFKEEP_RUN_DIRECTORY", "/run/x:y"), ("NFKEEP_STATE_DIRECTORY", "state"), ("HOME", "/root"), ("SECRET", "x"),
     ):  # fmt: skip
         monkeypatch.setenv(name, value)
     assert watch.environment() == {
-        "PATH": f"{tmp_path}/bin:/usr/bin", "XTABLES_LOCKFILE": f"{tmp_path}/lock", "NFKEEP_RUN_DIRECTORY": "/run/x",
+        "PATH": f"{tmp_path}/bin:/usr/bin", "XTABLES_LOCKFILE": f"{tmp_path}/lock", "NFKEEP_RUN_DIRECTORY": "/run/x:y",
         "NFKEEP_STATE_DIRECTORY": f"{tmp_path}/state", "HOME": "/root",
     }  # fmt: skip
 

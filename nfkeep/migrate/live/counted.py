@@ -29,15 +29,15 @@ Totals = dict["RuleKey", tuple[int, Counters]]
 class Counted:
     """The counters of nft's rules in one family, found by what was noted when they were made.
 
-    `continuing`: the tables that are still the ones that were made then; others were loaded anew, and count from zero.
-    `others`: the rules in all of them that were not made then, since `read`.
+    `tables`: those that are there yet. `continuing`: those that are still the ones that were made then; others were
+    loaded anew, and count from zero. `others`: the rules in all of them that were not made then, since `read`.
     """
 
     def __init__(self, opened: BatchSocket, tied: FamilyTies, there: Sequence[SeenTable], *, same_boot: bool) -> None:
         self._opened, self.tied = opened, tied
         handles = {each.name: each.handle for each in there if each.family == tied.family.value}
-        self._tables = [name for name in tied.tables if name in handles]
-        self.continuing = frozenset(n for n in self._tables if same_boot and handles[n] == tied.tables[n].handle)
+        self.tables = [name for name in tied.tables if name in handles]
+        self.continuing = frozenset(n for n in self.tables if same_boot and handles[n] == tied.tables[n].handle)
         self._rules: dict[tuple[str, str, int], SeenRule] = {}
         self.others: list[SeenRule] = []
 
@@ -45,7 +45,7 @@ class Counted:
         """Read all counters, with one listing for each table."""
         number = self.tied.family.value
         self._rules, self.others = {}, []
-        for table in self._tables:
+        for table in self.tables:
             made = self.tied.tables[table]
             chains = by_chain(seen(number, list_rules(self._opened, number, table)))
             for chain, rules in chains.items():

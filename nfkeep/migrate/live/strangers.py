@@ -38,7 +38,7 @@ def strangers(opened: BatchSocket, counted: Counted, kept: Callable[[], Mapping[
     family = NFT_FAMILY[counted.tied.family]
     own = {(table, kind, name) for table, made in counted.tied.tables.items() for kind, name in made.names}
     for table, kind, name in named(opened, counted.tied.family.value):
-        if table in counted.tied.tables and (table, kind, name) not in own:
+        if table in counted.tables and (table, kind, name) not in own:
             yield Outcome(kind, f"nft {family} {table} {name}", Fidelity.LOST, "added to nft's table since")
     chains = dict.fromkeys((rule.table, rule.chain) for rule in counted.others)
     texts = {chain: _texts(family, *chain) for chain in chains}

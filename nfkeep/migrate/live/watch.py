@@ -32,7 +32,7 @@ AGAIN_SECONDS = 2.0
 """What cannot be undone is tried again after so long."""
 
 _LOG = "watch.log"
-_PLACES = ("PATH", "HOME", "PYTHONPATH", lock.VARIABLE, rundir.VARIABLE, record.VARIABLE)
+_PATHS, _PLACES = ("PATH", "PYTHONPATH"), ("HOME", lock.VARIABLE, rundir.VARIABLE, record.VARIABLE)
 
 
 def start(seconds: float, probe: str) -> None:
@@ -66,10 +66,10 @@ def start(seconds: float, probe: str) -> None:
 
 def environment() -> dict[str, str]:
     """The variables by which programs, and the move's record, are found: as they are here, from the root directory."""
-    # An empty word would be the directory that the watch works in.
-    words = {name: filter(None, os.environ.get(name, "").split(os.pathsep)) for name in _PLACES}
-    found = {name: os.pathsep.join(map(os.path.abspath, some)) for name, some in words.items()}
-    return {name: value for name, value in found.items() if value}
+    # An empty word of a path would be the directory that the watch works in.
+    words = {name: [*filter(None, os.environ.get(name, "").split(os.pathsep))] for name in _PATHS}
+    words |= {name: [os.environ[name]] for name in _PLACES if os.environ.get(name)}
+    return {name: os.pathsep.join(map(os.path.abspath, some)) for name, some in words.items() if some}
 
 
 def watch(seconds: float, probe: str = "") -> None:
