@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import shlex
 import sys
 from typing import TYPE_CHECKING
@@ -25,16 +26,19 @@ if TYPE_CHECKING:
 __all__ = ["apply"]
 
 _EPILOG = "Exit status: 0 done, 1 failed with one line on stderr, 2 wrong usage."
+_LONGEST_SECONDS = 366 * 86400  # select() refuses what is far beyond that
 _STEPS = 3
 """How many times it is told what is about to be done: here, and twice by `cutover.apply`."""
 
 
 @click.command(short_help="Move this host to nftables, with its state.", epilog=_EPILOG)
 @click.option(
-    "--confirm", "seconds", type=click.FloatRange(1), metavar="SECONDS",
+    "--confirm", "seconds", type=click.FloatRange(1, _LONGEST_SECONDS), metavar="SECONDS",
     help="Undo it all after so long, unless `nfkeep-migrate confirm` was called.",
 )  # fmt: skip
-@click.option("--probe", default="", metavar="COMMAND", help="Run it every second until then: if it fails, undo it.")
+@click.option(
+    "--probe", default="", metavar="COMMAND", help="Run it in / every second until then: if it fails, undo it."
+)
 @click.option("--accept-losses", is_flag=True, help="Go on though some rules cannot be expressed in nft.")
 def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
     """Put this host's rules of iptables into nft and out of action in iptables, with what they have in memory.
@@ -42,6 +46,8 @@ def apply(seconds: float | None, probe: str, accept_losses: bool) -> int:
     At no moment are there fewer rules than before: nft's come first, then those of iptables are put out of action,
     and are taken out when the move is confirmed. Until then `nfkeep-migrate rollback` puts them back into force.
     """
+    if seconds is not None and math.isnan(seconds):  # which is in every range
+        raise click.UsageError("--confirm: nan is no number of seconds")
     if probe and seconds is None:
         raise click.UsageError("--probe wants --confirm, which says for how long")
     if probe:

@@ -69,6 +69,14 @@ def test_what_a_list_is_told(
     assert [f"{sign}{address}" for sign, address in told] == expected
 
 
+def test_whom_somebody_has_taken_off_since() -> None:
+    """They come back only with the hits that nft has seen since."""
+    sets = sets_of(Age(60, 2), presence=True)
+    left = {HERE: placed(sets, [30.0, 40.0]), THERE: placed(sets, [5.0, 30.0])}
+    told = commands(sets, left, {}, 10.0, removals=True, taken_off={HERE, THERE})
+    assert told == [("+", THERE)]
+
+
 def test_nobody_is_taken_off_by_a_table_that_was_loaded_anew() -> None:
     """Its sets are empty because of that."""
     assert commands(sets_of(presence=True), {}, {HERE: (50.0,)}, 10.0, removals=False) == []
@@ -139,8 +147,8 @@ def test_ties_on_the_disk(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> 
     """They are read as they were written; what is none is none."""
     monkeypatch.setenv(record.VARIABLE, str(tmp_path))
     tie = Tie("filter", ("INPUT", ("-j", 'a "b"'), 1), 2, Counters(3, 4), (("filter", "INPUT", 5),), (("filter", "q"),))
-    made = MadeTable(7, {"INPUT": ((8, "digest"),)})
-    one = FamilyTies(Family.IPV6, {"filter": made}, (tie,), (TiedSet("a", "filter", "x_61", True),))
+    made = MadeTable(7, {"INPUT": ((8, "digest"),)}, (("set", "x_61"),))
+    one = FamilyTies(Family.IPV6, {"filter": made}, (tie,), (TiedSet("a", "filter", "x_61", True),), {"x": ("::1",)})
     written = Ties("boot", 1.5, 9, (one,))
     ties.save(written)
     assert ties.load() == written

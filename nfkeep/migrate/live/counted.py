@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import attrs
@@ -28,31 +29,38 @@ Totals = dict["RuleKey", tuple[int, Counters]]
 class Counted:
     """The counters of nft's rules in one family, found by what was noted when they were made.
 
-    `continuing`: the tables that are still the ones that were made then; others were loaded anew, and count from zero.
+    `tables`: those that are there yet. `continuing`: those that are still the ones that were made then; others were
+    loaded anew, and count from zero. `others`: the rules in all of them that were not made then, since `read`.
     """
 
     def __init__(self, opened: BatchSocket, tied: FamilyTies, there: Sequence[SeenTable], *, same_boot: bool) -> None:
         self._opened, self.tied = opened, tied
         handles = {each.name: each.handle for each in there if each.family == tied.family.value}
-        self._tables = [name for name in tied.tables if name in handles]
-        self.continuing = frozenset(n for n in self._tables if same_boot and handles[n] == tied.tables[n].handle)
+        self.tables = [name for name in tied.tables if name in handles]
+        self.continuing = frozenset(n for n in self.tables if same_boot and handles[n] == tied.tables[n].handle)
         self._rules: dict[tuple[str, str, int], SeenRule] = {}
+        self.others: list[SeenRule] = []
 
     def read(self) -> None:
         """Read all counters, with one listing for each table."""
         number = self.tied.family.value
-        self._rules = {}
-        for table in self._tables:
+        self._rules, self.others = {}, []
+        for table in self.tables:
             made = self.tied.tables[table]
             chains = by_chain(seen(number, list_rules(self._opened, number, table)))
-            for chain, noted in made.chains.items():
-                rules = chains.get(chain, [])
+            for chain, rules in chains.items():
+                noted = made.chains.get(chain, ())
                 if table in self.continuing:
-                    known = {(rule.handle, digest(rule)): rule for rule in rules}
+                    known, there = {(rule.handle, digest(rule)): rule for rule in rules}, frozenset(noted)
                     found = {at: known[each] for at, each in enumerate(noted) if each in known}
+                    self.others += [rule for each, rule in known.items() if each not in there]
                 else:
-                    same = [digest(rule) for rule in rules] == [each for _, each in noted]
-                    found = dict(enumerate(rules)) if same else {}
+                    digests = [digest(rule) for rule in rules]
+                    found = dict(enumerate(rules)) if digests == [each for _, each in noted] else {}
+                    left = Counter(each for _, each in noted)
+                    for rule, each in zip(rules, digests, strict=True):
+                        left[each] -= 1
+                        self.others += [rule] * (left[each] < 0)
                 self._rules.update({(table, chain, at): rule for at, rule in found.items()})
 
     def read_again(self, some: Sequence[Tie]) -> None:

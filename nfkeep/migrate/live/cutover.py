@@ -126,6 +126,7 @@ def apply(
         return _moved(plan, done, seconds, tell)
     except BaseException:
         _undo(done)
+        record.wake()
         raise
 
 
@@ -198,7 +199,7 @@ def _go_on(plan: Plan, known: Known, last: Mapping[Family, str], since: float) -
                 if family in last:
                     final = added(final, counted_between(plan.host.rules[family], last[family], family))
                 detail = f"{each.go_on(final)} rules and policies go on; {ON_THE_WAY}"
-                tied.append(ties.tie(each, final, plan.host.ipsets))
+                tied.append(ties.tie(each, final))
             except NfkeepError as error:  # no reason to undo the move
                 detail = f"some may have only what was counted until nft's rules were loaded, and since: {error}"
             yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, detail)

@@ -192,7 +192,7 @@ def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
     yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, ON_THE_WAY)
     carried = {name for name, _, _ in carried_lists(text, family)}
     for name in sorted(carried & host.recent.keys()):
-        yield _list(name, family, len(host.recent[name]))
+        yield _list(name, family, sum((":" in each) == (family is Family.IPV6) for each in host.recent[name]))
     for table in source_of(text, family).tables:
         for chain in table.chains:
             for number, rule in enumerate(chain.rules, 1):

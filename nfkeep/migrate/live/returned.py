@@ -18,9 +18,11 @@ from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.live import parking, record, ties
 from nfkeep.migrate.live.counted import Counted, add
+from nfkeep.migrate.live.record import CONFIRMED
 from nfkeep.migrate.live.returned_lists import ReturnedLists
 from nfkeep.migrate.live.returned_quotas import ReturnedQuotas
 from nfkeep.migrate.live.returned_sets import ReturnedSets
+from nfkeep.migrate.live.strangers import strangers
 from nfkeep.nft import still
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.elements import ElementSocket
@@ -70,6 +72,7 @@ class Returned:
         self._lists: list[ReturnedLists] = []
         self._sets: list[ReturnedSets] = []
         self._waiting: set[TiedSet] = set()
+        self._kept = functools.cache(lambda: read_ipsets(record.kept(record.IPSETS)))
         self._done, self._generation, self._by_rules_only = done, 0, False
 
     def ahead(self) -> None:
@@ -107,6 +110,9 @@ class Returned:
             outcomes += [outcome for lists in self._lists for outcome in lists.outcomes()]
             outcomes += [outcome for sets in self._sets for outcome in sets.outcomes()]
             outcomes += self._count()
+            if not (self._unchanged() and self._by_rules_only):
+                for counted in self._counted.values():
+                    outcomes += strangers(self._opened, counted, self._kept)
         except Exception as error:
             self._wrong.append(error)
         finally:
@@ -126,10 +132,14 @@ class Returned:
             sets.bring_back(since, leave_out=self._first_time if self._collected_at is None else self._second_time)
         self._collected_at = began
 
+    def _unchanged(self) -> bool:
+        """Whether nobody has changed any of nft's rules and sets since the move, but packets."""
+        ties = self._ties
+        return ties is not None and ties.same_boot and ties.generation == self._generation
+
     def _first_time(self, tied: TiedSet) -> bool:
         """Whether a set is to wait: nobody has changed any since the move, and the way back is in haste."""
-        ties = self._ties
-        waits = ties is not None and ties.same_boot and ties.generation == self._generation and not tied.changing
+        waits = self._unchanged() and not tied.changing
         if waits:
             self._waiting.add(tied)
         return waits
@@ -161,14 +171,21 @@ class Returned:
         return max((b.packets - a.packets for a, b in zip(first, then, strict=True)), default=0)
 
     def _find_collections(self) -> None:
-        kept = functools.cache(lambda: read_ipsets(record.kept(record.IPSETS)))
         for family, file in record.FILES.items() if self._tables else ():
             counted = self._counted.get(family)
             going_on = counted.continuing if counted else frozenset()
-            self._lists.append(ReturnedLists(self._elements, record.kept(file), family, going_on))
+            had = counted.tied.lists if counted and self._same_lists() else {}
+            self._lists.append(ReturnedLists(self._elements, record.kept(file), family, going_on, had))
             if counted and counted.tied.sets:
                 began, tied = self._done.steps[0][0], counted.tied.sets
-                self._sets.append(ReturnedSets(self._elements, family.value, tied, kept, began, going_on))
+                self._sets.append(ReturnedSets(self._elements, family.value, tied, self._kept, began, going_on))
+
+    def _same_lists(self) -> bool:
+        """Whether all rules have been there all the time: a list of recent goes with the last rule that names it."""
+        confirmed = any(what == CONFIRMED for _, what in self._done.steps)
+        return (
+            bool(self._ties and self._ties.same_boot) and not confirmed and len(self._names) == len(self._done.legacy)
+        )
 
     def __enter__(self) -> Self:
         return self

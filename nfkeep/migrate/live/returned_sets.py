@@ -50,6 +50,7 @@ class ReturnedSets:
         self._now: dict[str, dict[bytes, Element]] = {}
         self._added: dict[str, set[bytes]] = {}
         self._deleted: dict[str, set[bytes]] = {}
+        self._left_out: dict[str, set[bytes]] = {}
         self._wrong: dict[str, str] = {}
 
     def bring_back(self, since_seconds: float | None, *, leave_out: Callable[[TiedSet], bool]) -> None:
@@ -68,9 +69,10 @@ class ReturnedSets:
     def outcomes(self) -> Iterator[Outcome]:
         """What came of it."""
         for name in dict.fromkeys(each.name for each in self._sets):
-            added, deleted = self._added.get(name), self._deleted.get(name)
+            added, deleted, left_out = (each.get(name) for each in (self._added, self._deleted, self._left_out))
             words = [f"{len(added)} elements came or were renewed" if added else ""]
             words.append(f"{len(deleted)} deleted" if deleted else "")
+            words.append(f"{len(left_out)} left out that somebody has deleted from it" if left_out else "")
             if name in self._wrong:
                 yield Outcome("ipset", f"set {name}", Fidelity.LOST, f"what came meanwhile: {self._wrong[name]}")
             elif any(words):
@@ -82,7 +84,9 @@ class ReturnedSets:
             return
         known = self._known(tied.name, kept)
         there = {each.key: each for each in found}
-        came = [each for key, each in there.items() if _came(each, known.get(key), kept, since_seconds)]
+        # In another boot it is a set that was made again.
+        deleted = {} if since_seconds is None else self._deleted_there(kept, known, there)
+        came = [e for key, e in there.items() if _came(e, known.get(key, deleted.get(key)), kept, since_seconds)]
         gone = list(self._gone(kept, known, there)) if tied.table in self._continuing else []
         lines = [_add(kept, each, known.get(each.key)) for each in came]
         lines += [f"del {kept.name} {element_text(kept, key)}" for key in gone]
@@ -93,6 +97,8 @@ class ReturnedSets:
             del known[key]
         self._added.setdefault(tied.name, set()).update(each.key for each in came)
         self._deleted.setdefault(tied.name, set()).update(gone)
+        lasting = {key for key in deleted if not (left := there[key].expires_ms) or left / 1000 > _SAME_SECONDS}
+        self._left_out.setdefault(tied.name, set()).update(lasting.difference(known))
 
     def _known(self, name: str, kept: IpSet) -> dict[bytes, Element]:
         """What ipset has in it now, or had when it was asked the first time, and what it was told."""
@@ -102,6 +108,14 @@ class ReturnedSets:
                 raise Lost("the set is another one by now")
             self._now[name] = keyed(now)
         return self._now[name]
+
+    def _deleted_there(
+        self, kept: IpSet, known: Container[bytes], there: Mapping[bytes, Found]
+    ) -> dict[bytes, Element]:
+        """What was in the set, is in it no longer, and is in nft's yet: somebody has deleted it from the set."""
+        missing = [key for key in there if key not in known and key not in self._deleted.get(kept.name, ())]
+        held = keyed(kept) if missing else {}
+        return {key: held[key] for key in missing if key in held}
 
     def _gone(self, kept: IpSet, known: Mapping[bytes, Element], there: Mapping[bytes, Found]) -> Iterator[bytes]:
         """What was in the set, is in it still, and is not in nft's, though its time is not over."""

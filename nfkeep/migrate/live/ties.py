@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from nfkeep.migrate.live import record
-from nfkeep.migrate.live.host import sets_of, source_of
-from nfkeep.migrate.names import identifier
+from nfkeep.migrate.live.carried import carried_lists
+from nfkeep.migrate.live.host import source_of
+from nfkeep.migrate.live.stamps import read_list
 from nfkeep.migrate.parts import Statement
 from nfkeep.model import Counters, Family
+from nfkeep.nft.named import named
 from nfkeep.plenty import plenty
+from nfkeep.xtables.jiffies import read_clock
 from nfkeep.xtables.text import split
 
 if TYPE_CHECKING:
@@ -67,20 +70,25 @@ class TiedSet:
 
 @attrs.frozen(slots=True)
 class MadeTable:
-    """A table of nft as it was made: its handle, and by chain handle and digest of its rules."""
+    """A table of nft as it was made: its handle, and by chain handle and digest of its rules.
+
+    `names`: kind and name of what is in it, as `named` has them.
+    """
 
     handle: int
     chains: Mapping[str, tuple[tuple[int, str], ...]]
+    names: tuple[tuple[str, str], ...]
 
 
 @attrs.frozen(slots=True)
 class FamilyTies:
-    """All that is tied in one family."""
+    """All that is tied in one family. `lists`: who was in each list of recent when nft took over."""
 
     family: Family
     tables: Mapping[str, MadeTable]
     rules: tuple[Tie, ...]
     sets: tuple[TiedSet, ...]
+    lists: Mapping[str, tuple[str, ...]]
 
 
 @attrs.frozen(slots=True)
@@ -106,8 +114,8 @@ class Ties:
         return time.monotonic() - self.since if self.same_boot else None
 
 
-def tie(made: Continuation, final: Mapping[Where, Counters], ipsets: str) -> FamilyTies:
-    """What is tied in a family whose translation goes on from `final`. `ipsets`: what `ipset save` printed for it."""
+def tie(made: Continuation, final: Mapping[Where, Counters]) -> FamilyTies:
+    """What is tied in a family whose translation goes on from `final`."""
     family, translation, there = made.family, made.translation, made.there
     chains = {name: by_chain(rules) for name, rules in there.items()}
     places = {
@@ -126,14 +134,20 @@ def tie(made: Continuation, final: Mapping[Where, Counters], ipsets: str) -> Fam
                     tied = tuple([(r.table, r.chain, places[r.table][r.handle]) for _, r in found])
                     base = final.get(where, none)
                     rules.append(Tie(table.name, key, among, base, tied, tuple(quotas.get(lines[at], ()))))
+    names: dict[str, list[tuple[str, str]]] = {}
+    for table_name, kind, own in named(made.opened, family.value):
+        names.setdefault(table_name, []).append((kind, own))
     made_tables = {
         name: MadeTable(
             made.handles[name],
             {chain: tuple([(each.handle, digest(each)) for each in some]) for chain, some in listed.items()},
+            tuple(names.get(name, ())),
         )
         for name, listed in chains.items()
     }
-    return FamilyTies(family, made_tables, tuple(rules), tuple(_sets(translation, ipsets)))
+    clock = read_clock()
+    lists = {name: tuple(read_list(name, clock) or ()) for name, _, _ in carried_lists(made.text, family)}
+    return FamilyTies(family, made_tables, tuple(rules), tuple(_sets(translation)), lists)
 
 
 def rule_keys(chain: str, rules: Iterable[Sequence[str]], *, policy: bool) -> list[tuple[RuleKey, int]]:
@@ -202,18 +216,23 @@ def load() -> Ties | None:
 def _written(tied: FamilyTies) -> dict[str, Any]:
     return {
         "family": tied.family.name,
-        "tables": {name: {"handle": each.handle, "chains": each.chains} for name, each in tied.tables.items()},
+        "tables": {name: attrs.asdict(each, recurse=False) for name, each in tied.tables.items()},
         "rules": [
             (each.table, each.key, each.among, each.base.packets, each.base.bytes, each.rules, each.quotas)
             for each in tied.rules
         ],
         "sets": [attrs.asdict(each) for each in tied.sets],
+        "lists": dict(tied.lists),
     }
 
 
 def _family(found: Any) -> FamilyTies:
     made = {
-        name: MadeTable(each["handle"], {chain: tuple(map(tuple, rules)) for chain, rules in each["chains"].items()})
+        name: MadeTable(
+            each["handle"],
+            {chain: tuple(map(tuple, rules)) for chain, rules in each["chains"].items()},
+            tuple(map(tuple, each["names"])),
+        )
         for name, each in found["tables"].items()
     }
     return FamilyTies(
@@ -231,6 +250,7 @@ def _family(found: Any) -> FamilyTies:
             for table, (chain, words, number), among, packets, octets, rules, quotas in found["rules"]
         ),
         tuple(TiedSet(**each) for each in found["sets"]),
+        {name: tuple(addresses) for name, addresses in found["lists"].items()},
     )
 
 
@@ -250,10 +270,8 @@ def _quotas(translation: Translation) -> dict[int, list[tuple[str, str]]]:
     return found
 
 
-def _sets(translation: Translation, ipsets: str) -> Iterator[TiedSet]:
-    names = {identifier(name): name for name in sets_of(ipsets)}
+def _sets(translation: Translation) -> Iterator[TiedSet]:
     for table in translation.tables:
         for each in table.declarations:
-            if each.kind == "set" and each.name in names:
-                changing = any(line.startswith("flags dynamic") for line in each.body)
-                yield TiedSet(names[each.name], table.name, each.name, changing)
+            if each.members is not None and not each.members.nomatch:
+                yield TiedSet(each.members.ipset, table.name, each.name, each.members.changing)

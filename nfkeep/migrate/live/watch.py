@@ -15,11 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nfkeep.errors import NfkeepError
+from nfkeep.keep import rundir
 from nfkeep.migrate.live import cutover, record
 from nfkeep.migrate.live.record import APPLIED, APPLYING
+from nfkeep.xtables import lock
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from nfkeep.migrate.live.record import Record
 
 PROBE_SECONDS = 1.0
 """A probe is run so often; one that takes five times as long has failed."""
@@ -28,6 +32,7 @@ AGAIN_SECONDS = 2.0
 """What cannot be undone is tried again after so long."""
 
 _LOG = "watch.log"
+_PATHS, _PLACES = ("PATH", "PYTHONPATH"), ("HOME", lock.VARIABLE, rundir.VARIABLE, record.VARIABLE)
 
 
 def start(seconds: float, probe: str) -> None:
@@ -38,12 +43,15 @@ def start(seconds: float, probe: str) -> None:
     record.wake_path()
     arguments = [sys.executable, "-m", __name__, f"{seconds}", probe]
     if Path("/run/systemd/system").is_dir() and record.folder().name == record.HOST:
-        kept = [f"--setenv={name}={os.environ[name]}" for name in (record.VARIABLE, "PYTHONPATH") if name in os.environ]
+        kept = [f"--setenv={name}={value}" for name, value in environment().items()]
         arguments = ["systemd-run", "--quiet", "--collect", "--service-type=notify", *kept, "--", *arguments]
     ready, write = os.pipe()
     try:
         with open(record.folder() / _LOG, "ab") as log:
-            started = subprocess.Popen(arguments, stdin=write, stdout=log, stderr=log, start_new_session=True, cwd="/")
+            started = subprocess.Popen(
+                arguments, stdin=write, stdout=log, stderr=log, start_new_session=True, cwd="/",
+                env={**os.environ, **environment()},
+            )  # fmt: skip
     finally:
         os.close(write)
     with open(ready, "rb") as waiting:
@@ -52,63 +60,82 @@ def start(seconds: float, probe: str) -> None:
         if started.wait():
             raise NfkeepError(f"the watch could not be started; {record.folder() / _LOG} tells why")
     elif said != b"ready":
+        started.wait()
         raise NfkeepError(f"the watch could not be started; {record.folder() / _LOG} tells why")
+
+
+def environment() -> dict[str, str]:
+    """The variables by which programs, and the move's record, are found: as they are here, from the root directory."""
+    # An empty word of a path would be the directory that the watch works in.
+    words = {name: [*filter(None, os.environ.get(name, "").split(os.pathsep))] for name in _PATHS}
+    words |= {name: [os.environ[name]] for name in _PLACES if os.environ.get(name)}
+    return {name: os.pathsep.join(map(os.path.abspath, some)) for name, some in words.items() if some}
 
 
 def watch(seconds: float, probe: str = "") -> None:
     """Wait until the move that is on record is confirmed or undone, and undo it if its time is over or the probe fails.
 
     `seconds`: for how long to wait in all for the move to be made, should the one that makes it die. What fails to be
-    undone is tried until it is, or somebody else has done it.
+    undone is tried until it is, or somebody else has done it. Raises NfkeepError if there is no move on record.
     """
     latest = time.monotonic() + seconds
     words = shlex.split(probe)
+    found = record.load()
+    if found is None:
+        raise NfkeepError(f"there is no move on record in {record.folder()}")
+    began = _began(found)
     with _fifo() as wake:
         _tell_ready()
         _close_stdin()
         while True:
-            state, deadline = _state(latest)
-            if state not in (APPLYING, APPLIED):
-                return
-            left = deadline - time.monotonic()
-            failed = bool(words) and state == APPLIED and not probed(words)
-            if left <= 0 or failed:
-                try:
-                    if _undone(latest, failed=failed):
+            try:
+                state, deadline = _state(began, latest)
+                if state not in (APPLYING, APPLIED):
+                    return
+                left = deadline - time.monotonic()
+                failed = bool(words) and state == APPLIED and not probed(words)
+                if left <= 0 or failed:
+                    if _undone(began, latest, failed=failed):
                         return
                     continue  # there is time left after all
-                except Exception as error:
-                    # Whatever it is: nobody else may be able to, and what is in the way, such as a lock, may go away.
+            except Exception as error:
+                # Whatever it is: nobody else may be able to, and what is in the way, such as a lock, may go away.
+                with contextlib.suppress(OSError):  # the log may be what is in the way, on a disk that is full
                     sys.stderr.write(f"it cannot be undone yet: {error!r}\n")
-                    left = AGAIN_SECONDS
+                left = AGAIN_SECONDS
             select.select([wake], [], [], min(left, PROBE_SECONDS) if words else left)
             with contextlib.suppress(BlockingIOError):
                 os.read(wake.fileno(), 4096)
 
 
 def probed(words: Sequence[str]) -> bool:
-    """Whether a probe succeeds, in time."""
+    """Whether a probe succeeds, in time: run in the root directory, with none of a session's variables."""
     try:
         done = subprocess.run(
             words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            timeout=5 * PROBE_SECONDS, check=False,
+            timeout=5 * PROBE_SECONDS, check=False, cwd="/", env=environment(),
         )  # fmt: skip
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0
 
 
-def _state(latest: float) -> tuple[str, float]:
+def _began(found: Record) -> float:
+    """What tells one move from the next."""
+    return found.steps[0][0]
+
+
+def _state(began: float, latest: float) -> tuple[str, float]:
     found = record.load()
-    if found is None:
+    if found is None or _began(found) != began:
         return "", latest
     return found.state, latest if found.deadline is None else found.deadline
 
 
-def _undone(latest: float, *, failed: bool) -> bool:
+def _undone(began: float, latest: float, *, failed: bool) -> bool:
     """Undo the move, once whoever is making it has ended; False if there is time left after all."""
     with record.locked():
-        state, deadline = _state(latest)
+        state, deadline = _state(began, latest)
         if state == APPLIED and not failed and deadline > time.monotonic():
             return False
         if state in (APPLYING, APPLIED):
