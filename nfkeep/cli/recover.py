@@ -20,14 +20,10 @@ def recover(as_json: bool) -> None:
     """
     recovered = recover_now()
     if as_json:
-        rows = [
-            {"tables": each.tables, "undone": each.undone, "report": json.loads(each.report.to_json())}
-            for each in recovered
-        ]
-        print(json.dumps(rows, indent=2))
+        print(json.dumps([json.loads(each.to_json()) for each in recovered], indent=2))
         return
     for each in recovered:
-        print(f"{'undone' if each.undone else 'finished'}: a change of {each.tables}")
+        print(each)
         for outcome in each.report.outcomes:
             print(f"  {outcome}")
     if not recovered:

@@ -12,6 +12,7 @@ import attrs
 from nfkeep.errors import InvalidRuleError, PermissionDeniedError, UnsupportedError
 from nfkeep.keep.arguments import Arguments, read_arguments
 from nfkeep.keep.change import Change, Replaced, apply
+from nfkeep.keep.journal import Note
 from nfkeep.keep.observe import Observation, observe_table
 from nfkeep.keep.plan import can_hold
 from nfkeep.keep.recovery import recover_locked
@@ -79,7 +80,7 @@ def _run_kept(family: Family, parsed: Arguments, binary: str, arguments: Sequenc
     counters = _counters(family, parsed.table) if any(before.stateful()) else ()
     status = 0
 
-    def replace() -> Replaced | None:
+    def replace(_note: Note) -> Replaced | None:
         nonlocal status
         status = _run(binary, arguments, locks)
         after = observe_table(family, parsed.table)

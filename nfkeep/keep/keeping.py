@@ -244,7 +244,7 @@ class Keeping:
         for earlier in (self._last[table], image):
             with TableHandle(name, family) as handle:
                 handle.recount(earlier)
-        change = Change(before, image, lambda: None)
+        change = Change(before, image, lambda _: None)
         with contextlib.ExitStack() as stack:
             gate = self._shut.get(table) or shut(before, stack)
             if limited(before):
