@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from nfkeep.cli.recover import tell
 from nfkeep.keep.command import run_iptables
 from nfkeep.keep.report import Fidelity, Report
 from nfkeep.model import Family
@@ -52,6 +53,7 @@ def _run(family: Family, arguments: tuple[str, ...]) -> int:
         report = finished.report or Report()
         if file is not None:
             file.write(report.to_json() + "\n")
+    tell(report.recovered)
     for outcome in report.outcomes:
         if outcome.fidelity is not Fidelity.SURVIVES:
             print(f"nfkeep: {outcome}", file=sys.stderr)

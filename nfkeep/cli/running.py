@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from nfkeep.cli.recover import tell
 from nfkeep.keep.keeping import keep
 from nfkeep.keep.report import Fidelity
 
@@ -44,6 +45,7 @@ def run(arguments: tuple[str, ...], file: TextIO | None) -> int:
         signal.signal(signal.SIGTSTP, stopping)
     if file is not None:
         file.write(kept.report.to_json() + "\n")
+    tell(kept.report.recovered)
     for outcome in kept.report.outcomes:
         if outcome.fidelity is not Fidelity.SURVIVES:
             print(f"nfkeep: {outcome}", file=sys.stderr)

@@ -43,8 +43,11 @@ def run_iptables(family: Family, arguments: Sequence[str]) -> Finished:
     if not legacy or parsed.only_reads or parsed.table not in TABLES:
         return Finished(_run(binary, arguments, None), binary, None)
     with XtablesLock() as lock, open(os.memfd_create("nfkeep-lock"), "rb") as private:
-        recover_locked()
-        return _run_kept(family, parsed, binary, arguments, _Locks(lock.fileno(), private.fileno()))
+        recovered = recover_locked()
+        finished = _run_kept(family, parsed, binary, arguments, _Locks(lock.fileno(), private.fileno()))
+    if not recovered:
+        return finished
+    return attrs.evolve(finished, report=attrs.evolve(finished.report or Report(), recovered=recovered))
 
 
 @attrs.frozen(slots=True)

@@ -21,7 +21,7 @@ from nfkeep.keep.journal import Flight
 from nfkeep.keep.observe import Observation, observe
 from nfkeep.keep.plan import can_hold, limited
 from nfkeep.keep.recovery import recover_locked
-from nfkeep.keep.report import Fidelity, Outcome, Report
+from nfkeep.keep.report import Fidelity, Outcome, Recovered, Report
 from nfkeep.model import Family
 from nfkeep.xtables.lock import XtablesLock
 from nfkeep.xtables.tables import TableHandle, in_use
@@ -55,6 +55,7 @@ class Keeping:
         self._report: Report | None = None
         self._outcomes: dict[tuple[str, str], Outcome] = {}
         self._gate_seconds = 0.0
+        self._recovered: tuple[Recovered, ...] = ()
         self._first: dict[_Table, tuple[Image, Observation]] = {}
         self._last: dict[_Table, Image] = {}
         self._gates = contextlib.ExitStack()
@@ -92,7 +93,7 @@ class Keeping:
     ) -> None:
         os.eventfd_write(self._stop, 1)
         self._join()
-        self._report = Report(tuple(self._outcomes.values()), self._gate_seconds)
+        self._report = Report(tuple(self._outcomes.values()), self._gate_seconds, self._recovered)
         if self._error is not None and kind is None:
             raise self._error
 
@@ -122,7 +123,7 @@ class Keeping:
     def _snapshot(self) -> None:
         """What the tables are now, and inert rules that keep lists alive while nobody names them."""
         with XtablesLock(self._lock_timeout):
-            recover_locked()
+            self._recovered = recover_locked()
             for family in Family:
                 named = {}
                 for name in in_use(family):

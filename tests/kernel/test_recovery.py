@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from limited import LIMIT, Shape
+from limited import LIMIT, NFKEEP, Shape
 
 import nfkeep
 from nfkeep import Counters, Family, Fidelity, NfkeepError
@@ -367,6 +367,48 @@ def test_a_hold_that_is_not_needed_goes(namespace: Namespace, run_directory: Pat
         assert held(Family.IPV4) == ({("recent", "ssh")} if live else frozenset())
         assert recent.entries("ssh") == 1
     assert not run_directory.exists()
+
+
+UNDONE = "undone: a change of IPv4 filter, IPv4 mangle that was cut off"
+COMMANDS = {
+    "iptables": ["iptables", "-A", "FORWARD", "-s", "192.0.2.9", "-j", "DROP"],
+    "run": ["run", "--json", "report", "true"],
+    "hold": ["hold", "recent:ssh"],
+    "release": ["release"],
+}
+
+
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_a_command_tells_what_it_recovered(
+    namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """On stderr, before what came of its own change, and in the report; once."""
+    namespace.run("iptables-legacy -A INPUT -p tcp --dport 22 -m recent --name ssh --set")
+    namespace.run("iptables-legacy -A INPUT -p udp --dport 9 -m quota --quota 100000")
+    killed(namespace, MOMENTS_OF_TWO["behind the first"][0], TWO)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NFKEEP_REPORT", "report")
+    done = namespace.run([*NFKEEP, *arguments], env=dict(os.environ))
+    assert done.stderr.splitlines()[:2] == [
+        f"nfkeep: {UNDONE}",
+        "nfkeep:   quota at IPv4 filter INPUT rule 2: restored (100000 of 100000 bytes are left)",
+    ]
+    if arguments[0] in ("iptables", "run"):
+        (recovered,) = json.loads((tmp_path / "report").read_text())["recovered"]
+        assert (recovered["tables"], recovered["undone"], recovered["left"]) == ("IPv4 filter, IPv4 mangle", True, "")
+    assert UNDONE not in namespace.run([*NFKEEP, *arguments], env=dict(os.environ)).stderr
+
+
+def test_a_transaction_reports_what_it_recovered(namespace: Namespace, run_directory: Path) -> None:
+    """Beside the outcomes of its own."""
+    namespace.run("iptables-legacy -A INPUT -m limit --limit 5/min")
+    killed(namespace, MOMENTS_OF_TWO["behind the first"][0], TWO)
+    with namespace, nfkeep.transaction("raw") as tx:
+        tx.append("OUTPUT", NEW)
+    (recovered,) = tx.report.recovered
+    assert str(recovered) == UNDONE
+    assert tx.report.outcomes == ()
+    assert json.loads(tx.report.to_json())["recovered"] == [json.loads(recovered.to_json())]
 
 
 def test_nothing_to_recover(namespace: Namespace, run_directory: Path) -> None:
