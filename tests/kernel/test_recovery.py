@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -340,6 +341,34 @@ def test_a_journal_of_an_earlier_format(namespace: Namespace, run_directory: Pat
     (recovered,) = finish(namespace, "recover")
     assert (recovered.tables, recovered.undone) == ("IPv4 filter, IPv4 mangle", False)
     assert [rules(namespace, table) for table in ("filter", "mangle")] == now
+    assert not run_directory.exists()
+
+
+def test_what_cannot_be_noted_is_not_replaced(
+    namespace: Namespace, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that is full by the second table: one clear error, and the first one is put back."""
+    for table in ("filter", "mangle"):
+        namespace.run(f"iptables-legacy -t {table} -A INPUT -m limit --limit 5/min")
+    before = [rules(namespace, table) for table in ("filter", "mangle")]
+    append, calls = journal._append, []
+
+    def full(record: Path, content: bytes) -> None:
+        calls.append(record)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(record, content)
+
+    monkeypatch.setattr(journal, "_append", full)
+
+    def change() -> None:
+        with nfkeep.transactions(("filter", Family.IPV4), ("mangle", Family.IPV4)) as txs:
+            for each in txs:
+                txs[each].append("INPUT", NEW)
+
+    with namespace, pytest.raises(NfkeepError, match=r"change-.*: No space left"):
+        change()
+    assert [rules(namespace, table) for table in ("filter", "mangle")] == before
     assert not run_directory.exists()
 
 
