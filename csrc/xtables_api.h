@@ -45,6 +45,8 @@ nfk_table *nfk_table_open(int family, const char *name);
 void nfk_table_close(nfk_table *table);
 /* 1: the kernel's table is, but for counters, as it was when opened; 0: it is not; negative: -errno. */
 int nfk_table_unchanged(nfk_table *table);
+/* The bytes that a commit would write now, counters at zero; they belong to the table. */
+int nfk_table_planned(nfk_table *table, struct nfk_layout *layout);
 /* Writes the table, once. Negative: -errno, but the new rules are live. */
 int nfk_table_commit(nfk_table *table);
 /* After a commit: the table as it was when opened, counters going on. */

@@ -218,6 +218,25 @@ static int replace(nfk_table *table, struct written *out, uint32_t old, int *app
     return error;
 }
 
+int nfk_table_planned(nfk_table *table, struct nfk_layout *layout)
+{
+    struct written out = {0};
+    int error = write_out(table, &out);
+    unsigned char *entries = error ? NULL : nfk_table_memory(table, out.replace->size);
+
+    if (!error && !entries)
+        error = ENOMEM;
+    if (!error) {
+        memcpy(entries, out.replace->entries, out.replace->size);
+        *layout = (struct nfk_layout){.entries = entries, .size = out.replace->size,
+                                      .number = out.replace->num_entries, .valid_hooks = out.replace->valid_hooks};
+        memcpy(layout->hook_entry, out.replace->hook_entry, sizeof(layout->hook_entry));
+        memcpy(layout->underflow, out.replace->underflow, sizeof(layout->underflow));
+    }
+    written_free(&out);
+    return error;
+}
+
 int nfk_table_commit(nfk_table *table)
 {
     struct written out = {0};

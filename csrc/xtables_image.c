@@ -143,8 +143,9 @@ int nfk_image_check(struct nfk_image *image)
 
 bool nfk_image_same(const struct nfk_image *left, const struct nfk_image *right)
 {
-    size_t counters = left->family == AF_INET6 ? offsetof(struct ip6t_entry, counters)
-                                               : offsetof(struct ipt_entry, counters);
+    /* the kernel writes the hooks that an entry is reached from there; behind it are the counters */
+    size_t reached = left->family == AF_INET6 ? offsetof(struct ip6t_entry, comefrom)
+                                              : offsetof(struct ipt_entry, comefrom);
     size_t head = nfk_head_size(left->family), at = 0, next;
 
     if (left->size != right->size || left->number != right->number)
@@ -153,7 +154,7 @@ bool nfk_image_same(const struct nfk_image *left, const struct nfk_image *right)
         const unsigned char *a = left->entries + at, *b = right->entries + at;
 
         next = nfk_next_offset(left->family, a);
-        if (memcmp(a, b, counters) != 0 || memcmp(a + head, b + head, next - head) != 0)
+        if (memcmp(a, b, reached) != 0 || memcmp(a + head, b + head, next - head) != 0)
             return false;
     }
     return true;

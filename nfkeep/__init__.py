@@ -30,8 +30,8 @@ if TYPE_CHECKING:
         UnsupportedError,
     )
     from nfkeep.keep.keeping import Keeping, keep
-    from nfkeep.keep.recovery import Recovered, recover
-    from nfkeep.keep.report import Fidelity, Outcome, Report
+    from nfkeep.keep.recovery import recover
+    from nfkeep.keep.report import Fidelity, Outcome, Recovered, Report
     from nfkeep.keep.transaction import Transaction, Transactions, transaction, transactions
     from nfkeep.model import Chain, Counters, Family, Table
     from nfkeep.xtables.tables import read
@@ -59,9 +59,9 @@ _HOMES = {
         "StateLossError",
         "UnsupportedError",
     ),
-    "nfkeep.keep.report": ("Fidelity", "Outcome", "Report"),
+    "nfkeep.keep.report": ("Fidelity", "Outcome", "Recovered", "Report"),
     "nfkeep.keep.keeping": ("Keeping", "keep"),
-    "nfkeep.keep.recovery": ("Recovered", "recover"),
+    "nfkeep.keep.recovery": ("recover",),
     "nfkeep.keep.transaction": ("Transaction", "Transactions", "transaction", "transactions"),
     "nfkeep.model": ("Chain", "Counters", "Family", "Table"),
     "nfkeep.xtables.tables": ("read",),

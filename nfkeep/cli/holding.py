@@ -8,9 +8,11 @@ import sys
 import click
 
 from nfkeep.cli import chosen
+from nfkeep.cli.recover import tell
 from nfkeep.cli.table import plain
 from nfkeep.keep import holding
 from nfkeep.keep.observe import StateKey
+from nfkeep.keep.recovery import recover
 from nfkeep.keep.report import Outcome
 from nfkeep.model import Family
 
@@ -36,6 +38,7 @@ def hold(states: list[StateKey], as_json: bool) -> None:
     KIND is recent, hashlimit, rateest or idletimer. The rule stands in a chain that nothing jumps to, nfkeep-hold, in a
     table that nobody edits, so no packet meets it.
     """
+    tell(recover())
     _tell("held", holding.place(states, tell=_aside), as_json)
 
 
@@ -44,6 +47,7 @@ def hold(states: list[StateKey], as_json: bool) -> None:
 @chosen.as_json
 def release(states: list[StateKey], as_json: bool) -> None:
     """Remove the rules that hold these lists, or all. A list that no other rule names is gone with them."""
+    tell(recover())
     _tell("released", holding.release(states or None, tell=_aside), as_json)
 
 

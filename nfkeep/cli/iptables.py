@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from nfkeep.cli.outcomes import tell_outcomes
+from nfkeep.cli.recover import tell
 from nfkeep.errors import LockTimeoutError
 from nfkeep.keep.command import run_iptables
 from nfkeep.keep.report import Report
@@ -56,7 +57,9 @@ def _run(family: Family, arguments: tuple[str, ...]) -> int:
             finished = run_iptables(family, arguments)
         except LockTimeoutError as error:
             return _locked_out(error)
-        tell_outcomes(finished.report or Report(), file)
+        report = finished.report or Report()
+        tell(report.recovered)
+        tell_outcomes(report, file)
     status = finished.status
     return status if status >= 0 else 128 - status  # killed by a signal: what a shell would say
 

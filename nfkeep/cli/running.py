@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from nfkeep.cli.outcomes import tell_outcomes
+from nfkeep.cli.recover import tell
 from nfkeep.keep.keeping import keep
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def run(arguments: tuple[str, ...], file: TextIO | None) -> int:
     with _handled(command.signalled):
         with keep() as kept:
             status = command.run()
+        tell(kept.report.recovered)
         tell_outcomes(kept.report, file)
     return status
 

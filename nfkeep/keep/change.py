@@ -14,7 +14,7 @@ import attrs
 from nfkeep.errors import CommitError, ConflictError, StateLossError, UnsupportedError
 from nfkeep.keep import hold, journal, quotas
 from nfkeep.keep.interrupts import deferred
-from nfkeep.keep.journal import Flight
+from nfkeep.keep.journal import Flight, Note
 from nfkeep.keep.observe import Found, Observation, StateKey, observe, observe_table
 from nfkeep.keep.plan import limited, limits_of, make_plan
 from nfkeep.keep.report import Fidelity, Outcome, Report
@@ -49,6 +49,7 @@ class Replaced:
 @attrs.frozen(slots=True)
 class Change:
     """One table of a change. `replace` gives None if the table was not replaced at all, and raises if it cannot be.
+    One of several tells the journal, right before, what the table is about to become.
 
     `image`: the table as it was, for the journal. `revert` puts the table back as it was, counters going on; without
     it, what is replaced stays replaced.
@@ -56,7 +57,7 @@ class Change:
 
     before: Observation
     image: Image
-    replace: Callable[[], Replaced | None]
+    replace: Callable[[Note], Replaced | None]
     revert: Callable[[], None] | None = None
 
     @property
@@ -89,23 +90,36 @@ def apply(
     flight = Flight(
         tuple(change.image for change in changes), tuple((family, key) for family, key, _ in holds), together
     )
-    with deferred(), journal.written(flight):
-        obsolete, told = _place(holds, changes)
-        try:
-            with contextlib.ExitStack() as stack:
-                befores = [change.before for change in changes]
-                gates = _shut_all(befores, stack) if recount else [(None, "nobody has asked for it")] * len(changes)
-                _refuse_uncounted(changes, gates, refuse)
-                replaced, renewed = _renew(changes, _replace_all(changes, gates))
-                report = put_back(changes, gates, replaced, obsolete, keep_holds)
-        except CommitError as error:
-            if error.applied:
-                obsolete = {}  # better to hold too much than to lose a list
-            raise
-        finally:
-            for family, keys in obsolete.items():
-                if keys:
-                    told += hold.take_down(family, keys)
+    with deferred(), journal.written(flight) as note:
+        return carry_out(changes, holds, note, keep_holds=keep_holds, refuse=refuse, recount=recount)
+
+
+def carry_out(
+    changes: Sequence[Change],
+    holds: Holds,
+    note: Note,
+    *,
+    keep_holds: bool = True,
+    refuse: bool = False,
+    recount: bool = True,
+) -> Report:
+    """The same for a change that is on record already."""
+    obsolete, told = _place(holds, changes)
+    try:
+        with contextlib.ExitStack() as stack:
+            befores = [change.before for change in changes]
+            gates = _shut_all(befores, stack) if recount else [(None, "nobody has asked for it")] * len(changes)
+            _refuse_uncounted(changes, gates, refuse)
+            replaced, renewed = _renew(changes, _replace_all(changes, gates, note))
+            report = put_back(changes, gates, replaced, obsolete, keep_holds)
+    except CommitError as error:
+        if error.applied:
+            obsolete = {}  # better to hold too much than to lose a list
+        raise
+    finally:
+        for family, keys in obsolete.items():
+            if keys:
+                told += hold.take_down(family, keys)
     return attrs.evolve(report, outcomes=tuple(dict.fromkeys((*report.outcomes, *renewed, *told))))
 
 
@@ -167,12 +181,12 @@ def _refuse_uncounted(changes: Sequence[Change], gates: Sequence[Gate], refuse: 
             raise StateLossError(_uncounted(limits_of(change.before), why_not))
 
 
-def _replace_all(changes: Sequence[Change], gates: Sequence[Gate]) -> list[Replaced | None]:
+def _replace_all(changes: Sequence[Change], gates: Sequence[Gate], note: Note) -> list[Replaced | None]:
     """Replace one table after the other; if one fails, those before it are put back, and what they had counted too."""
     replaced: list[Replaced | None] = []
     try:
         for change in changes:
-            replaced.append(change.replace())
+            replaced.append(change.replace(note))
     except BaseException:
         done = [each for each in zip(changes, gates, replaced, strict=False) if each[2] is not None]
         with contextlib.ExitStack() as all_of_them:  # also when one of them fails

@@ -15,6 +15,7 @@ from nfkeep.errors import ConflictError, InvalidRuleError, PermissionDeniedError
 from nfkeep.keep.arguments import Arguments, read_arguments
 from nfkeep.keep.change import Change, Replaced, apply
 from nfkeep.keep.hold import estimators_unlike, lost, take_down
+from nfkeep.keep.journal import Note
 from nfkeep.keep.observe import Observation, observe_table
 from nfkeep.keep.plan import can_hold, limited
 from nfkeep.keep.recovery import recover_locked
@@ -47,8 +48,11 @@ def run_iptables(family: Family, arguments: Sequence[str]) -> Finished:
     if not legacy or parsed.only_reads:
         return Finished(_run(binary, arguments, None), binary, None)
     with XtablesLock(parsed.wait_seconds) as lock, open(os.memfd_create("nfkeep-lock"), "rb") as private:
-        recover_locked()
-        return _run_kept(family, parsed, binary, arguments, _Locks(lock.fileno(), private.fileno()))
+        recovered = recover_locked()
+        finished = _run_kept(family, parsed, binary, arguments, _Locks(lock.fileno(), private.fileno()))
+    if not recovered:
+        return finished
+    return attrs.evolve(finished, report=attrs.evolve(finished.report or Report(), recovered=recovered))
 
 
 @attrs.frozen(slots=True)
@@ -99,7 +103,7 @@ def _run_kept(family: Family, parsed: Arguments, binary: str, arguments: Sequenc
             for name in (before.table for before in befores)
         }
 
-    def replace(table: str) -> Replaced | None:
+    def replace(table: str, _note: Note) -> Replaced | None:
         return run()[table]
 
     named = {key: extension for before in befores for key, extension in before.named().items()}

@@ -12,6 +12,7 @@ from nfkeep.keep.change import Change, Replaced, apply
 from nfkeep.keep.editing import TableEdits
 from nfkeep.keep.hold import lost as lost_with_hold
 from nfkeep.keep.hold import take_down, unlike
+from nfkeep.keep.journal import Note
 from nfkeep.keep.observe import Observation, observe_table
 from nfkeep.keep.plan import make_plan
 from nfkeep.keep.report import Outcome, Report
@@ -96,16 +97,19 @@ def commit(tables: Sequence[TableEdits], *, hold: bool, refuse: bool, along: Alo
 
 
 def _change(edits: TableEdits, before: Observation) -> Change:
-    def replace() -> Replaced:
+    def replace(note: Note) -> Replaced:
         if not edits.keeps_state:
+            note(edits.handle.planned)
             edits.write()
             return Replaced(_stateless(edits))
         outcomes: tuple[Outcome, ...] = ()
         if edits.handle.has((quota.NAME,)) and (after := edits.observe_after()) is not None:
             carried = quotas.carry(edits.handle, after, make_plan(before, after).quotas)
+            note(edits.handle.planned)
             edits.write()
             outcomes = tuple(quotas.outcomes(edits.handle, after, carried))
         else:  # the gates are shut: what takes long in a large table is not done for nothing
+            note(edits.handle.planned)
             edits.write()
         # What counts is what the kernel has now, should somebody without the lock have followed at once.
         return Replaced(observe_table(edits.family, edits.table), outcomes)
@@ -113,17 +117,17 @@ def _change(edits: TableEdits, before: Observation) -> Change:
     return Change(before, edits.handle.image(), replace, edits.handle.revert)
 
 
-def _after(first: Callable[[], None], replace: Callable[[], Replaced | None]) -> Callable[[], Replaced | None]:
-    def both() -> Replaced | None:
+def _after(first: Callable[[], None], replace: Callable[[Note], Replaced | None]) -> Callable[[Note], Replaced | None]:
+    def both(note: Note) -> Replaced | None:
         first()
-        return replace()
+        return replace(note)
 
     return both
 
 
-def _before(replace: Callable[[], Replaced | None], then: Callable[[], None]) -> Callable[[], Replaced | None]:
-    def both() -> Replaced | None:
-        replaced = replace()
+def _before(replace: Callable[[Note], Replaced | None], then: Callable[[], None]) -> Callable[[Note], Replaced | None]:
+    def both(note: Note) -> Replaced | None:
+        replaced = replace(note)
         then()
         return replaced
 

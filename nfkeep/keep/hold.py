@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import struct
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from nfkeep.errors import ConflictError, InvalidRuleError, UnsupportedError
 from nfkeep.keep.observe import HOLD_CHAIN, Observation, StateKey, observe, observe_table, state_key
@@ -18,6 +19,9 @@ from nfkeep.xtables.entry import Extension, decode, with_match
 from nfkeep.xtables.stateful import IN_RULE, NAMED, configuration, extensions, is_target, renamed
 from nfkeep.xtables.tables import TableHandle, in_use
 from nfkeep.xtables.text import parse
+
+if TYPE_CHECKING:
+    from nfkeep.keep.journal import Note
 
 CHAIN = HOLD_CHAIN
 
@@ -197,7 +201,7 @@ def _write(handle: TableHandle, rules: Iterable[Rule]) -> tuple[Outcome, ...]:
         return ()
     from nfkeep.keep.change import Change, Replaced, apply  # which places holds itself
 
-    def replace() -> Replaced:
+    def replace(_note: Note) -> Replaced:
         handle.commit()
         return Replaced(observe_table(handle.family, handle.name), quotas=None)
 

@@ -22,7 +22,7 @@ from nfkeep.keep.journal import Flight
 from nfkeep.keep.observe import Observation, StateKey, observe, observe_table
 from nfkeep.keep.plan import can_hold, limited
 from nfkeep.keep.recovery import recover_locked
-from nfkeep.keep.report import Fidelity, Outcome, Report
+from nfkeep.keep.report import Fidelity, Outcome, Recovered, Report
 from nfkeep.model import Family
 from nfkeep.xtables.lock import XtablesLock
 from nfkeep.xtables.stateful import extensions
@@ -59,6 +59,7 @@ class Keeping:
         self._outcomes: dict[tuple[str, str], Outcome] = {}
         self._told: dict[_Table, set[tuple[str, str]]] = {}  # whose outcomes these are
         self._gate_seconds = 0.0
+        self._recovered: tuple[Recovered, ...] = ()
         self._first: dict[_Table, tuple[Image, Observation]] = {}
         self._last: dict[_Table, Image] = {}
         self._gates = contextlib.ExitStack()
@@ -100,7 +101,7 @@ class Keeping:
         with deferred():  # Ctrl-C that lands here must not leave the thread without an end, nor break it off
             os.eventfd_write(self._stop, 1)
             self._join()
-            self._report = Report(tuple(self._outcomes.values()), self._gate_seconds)
+            self._report = Report(tuple(self._outcomes.values()), self._gate_seconds, self._recovered)
         if self._error is not None and kind is None:
             raise self._error
 
@@ -130,7 +131,7 @@ class Keeping:
     def _snapshot(self) -> None:
         """What the tables are now, and inert rules that keep lists alive while nobody names them."""
         with XtablesLock(self._lock_timeout):
-            recover_locked()
+            self._recovered = recover_locked()
             for family in Family:
                 named = {}
                 for name in in_use(family):
@@ -255,7 +256,7 @@ class Keeping:
         for earlier in (self._last[table], image):
             with TableHandle(name, family) as handle:
                 handle.recount(earlier)
-        change = Change(before, image, lambda: None)
+        change = Change(before, image, lambda _: None)
         with contextlib.ExitStack() as stack:
             gate = self._shut.get(table) or shut(before, stack)
             if limited(before):

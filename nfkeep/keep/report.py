@@ -44,11 +44,13 @@ class Outcome:
 class Report:
     """What came of one change: an outcome for each stateful thing, and for how long opening packets were held off.
 
-    `gate_seconds` is 0.0 where no gate was needed.
+    `gate_seconds` is 0.0 where no gate was needed. `recovered`: what killed processes had left in the middle, which was
+    finished or undone before.
     """
 
     outcomes: tuple[Outcome, ...] = ()
     gate_seconds: float = 0.0
+    recovered: tuple[Recovered, ...] = ()
 
     @property
     def lost(self) -> tuple[Outcome, ...]:
@@ -56,13 +58,39 @@ class Report:
         return tuple(outcome for outcome in self.outcomes if outcome.fidelity is Fidelity.LOST)
 
     def to_json(self) -> str:
-        """The report as one JSON object: {"outcomes": [{"kind", "where", "fidelity", "detail"}], "gate_seconds"}."""
-        return json.dumps(
-            {
-                "outcomes": [
-                    {"kind": o.kind, "where": o.where, "fidelity": o.fidelity.value, "detail": o.detail}
-                    for o in self.outcomes
-                ],
-                "gate_seconds": self.gate_seconds,
-            }
-        )
+        """The report as one JSON object: {"outcomes": [{"kind", "where", "fidelity", "detail"}], "gate_seconds"}.
+
+        If anything was recovered it has "recovered" as well: [{"tables", "undone", "left", "report"}].
+        """
+        row: dict[str, object] = {
+            "outcomes": [
+                {"kind": o.kind, "where": o.where, "fidelity": o.fidelity.value, "detail": o.detail}
+                for o in self.outcomes
+            ],
+            "gate_seconds": self.gate_seconds,
+        }
+        if self.recovered:
+            row["recovered"] = [json.loads(each.to_json()) for each in self.recovered]
+        return json.dumps(row)
+
+
+@attrs.frozen(slots=True)
+class Recovered:
+    """What a killed process had left: the tables concerned, whether they were put back as they had been, and what
+    became of states. `left`: those tables that should have been put back, but somebody else has changed them since.
+    """
+
+    tables: str
+    undone: bool
+    report: Report
+    left: str = ""
+
+    def __str__(self) -> str:
+        done = "undone" if self.undone else "not undone" if self.left else "finished"
+        text = f"{done}: a change of {self.tables} that was cut off"
+        return f"{text}; somebody else has changed {self.left} since, so that was left" if self.left else text
+
+    def to_json(self) -> str:
+        """The same as one JSON object: {"tables", "undone", "left", "report"}."""
+        report = json.loads(self.report.to_json())
+        return json.dumps({"tables": self.tables, "undone": self.undone, "left": self.left, "report": report})

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal
 
+import attrs
+
 from nfkeep.errors import NfkeepError
 from nfkeep.keep import rundir
 from nfkeep.keep.commit import ALONE, NOTHING, commit
 from nfkeep.keep.editing import TableEdits
 from nfkeep.keep.recovery import recover_locked
-from nfkeep.keep.report import Report
+from nfkeep.keep.report import Recovered, Report
 from nfkeep.model import Family
 from nfkeep.xtables import lock
 from nfkeep.xtables.lock import XtablesLock
@@ -34,6 +36,7 @@ class _Block:
     """What is to be changed together with the tables; for the inside of the block."""
 
     _report: Report | None = None
+    _recovered: tuple[Recovered, ...] = ()
     _used = False
     _lock: XtablesLock | None = None
 
@@ -62,7 +65,7 @@ class _Block:
         self._lock = XtablesLock(self._lock_timeout)
         self._lock.acquire()
         try:
-            recover_locked()
+            self._recovered = recover_locked()
             for each in self._tables:
                 each.read()
         except BaseException:
@@ -75,7 +78,8 @@ class _Block:
     ) -> None:
         try:
             if kind is None:
-                self._report = commit(self._tables, hold=self.hold, refuse=self.on_loss == "refuse", along=self.along)
+                report = commit(self._tables, hold=self.hold, refuse=self.on_loss == "refuse", along=self.along)
+                self._report = attrs.evolve(report, recovered=self._recovered)
         finally:
             self._discard()
 

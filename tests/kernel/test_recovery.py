@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import json
 import os
 import signal
 import socket
@@ -11,10 +13,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from limited import LIMIT, Shape
+from limited import LIMIT, NFKEEP, Shape
 
 import nfkeep
 from nfkeep import Counters, Family, Fidelity, NfkeepError
+from nfkeep.keep import journal
 from nfkeep.keep.hold import held
 from nfkeep.testing import living, wait_until
 from nfkeep.xtables import recent
@@ -89,7 +92,8 @@ MOMENTS = {
 #: Of a change of two tables, and how many of them are new by then.
 MOMENTS_OF_TWO = {
     "before the first": (f"{EDITED}die_at(TableEdits, 'write', 1)", 0),
-    "between the tables": (f"{EDITED}die_at(TableEdits, 'write', 2)", 1),
+    "behind the first": (f"{EDITED}die_behind(TableEdits, 'write', 1)", 1),
+    "before the second": (f"{EDITED}die_at(TableEdits, 'write', 2)", 1),
     "behind both": (f"{EDITED}die_behind(TableEdits, 'write', 2)", 2),
 }
 
@@ -247,6 +251,137 @@ TableEdits.write = write
     assert len(living(old)) == LIMIT
 
 
+BAN = "-s 198.51.100.7/32 -j REJECT --reject-with icmp-port-unreachable"
+#: What another program bans in before the recovery: moment, table, which tables have the change in the end, what is
+#: told of it.
+BANNED = {
+    "in the first, before it is replaced": ("before the first", "filter", (), (False, "IPv4 filter")),
+    "in the second, before the first is replaced": ("before the first", "mangle", (), (False, "")),
+    "in the first, behind its replace": ("behind the first", "filter", ("filter",), (False, "IPv4 filter")),
+    "in the second, before its turn": ("behind the first", "mangle", (), (True, "")),
+    "in the first, before the second is replaced": ("before the second", "filter", ("filter",), (False, "IPv4 filter")),
+    "in the second, when nobody can tell": ("before the second", "mangle", ("filter",), (False, "IPv4 mangle")),
+    "in the first, behind both": ("behind both", "filter", ("filter", "mangle"), (False, "")),
+    "in the second, behind both": ("behind both", "mangle", ("filter", "mangle"), (False, "IPv4 mangle")),
+}
+
+
+@pytest.mark.parametrize(("moment", "table", "new", "told"), BANNED.values(), ids=BANNED)
+def test_what_others_changed_since_stays(
+    namespace: Namespace, run_directory: Path, moment: str, table: str, new: tuple[str, ...], told: tuple[bool, str]
+) -> None:
+    """Undone is only what is as the killed process wrote it; what else has become of a table is left, and told."""
+    for each in ("filter", "mangle"):
+        namespace.run(f"iptables-legacy -t {each} -A INPUT -m limit --limit 5/min")
+    before = {each: rules(namespace, each) for each in ("filter", "mangle")}
+    killed(namespace, MOMENTS_OF_TWO[moment][0], TWO)
+    namespace.run(f"iptables-legacy -t {table} -I INPUT {BAN if table == 'filter' else NEW}")
+    ban = [BAN if table == "filter" else NEW]
+    (recovered,) = finish(namespace, "recover")
+    for each, was in before.items():
+        wanted = [*was, NEW] if each in new else was
+        assert rules(namespace, each) == (ban + wanted if each == table else wanted)
+    assert (recovered.undone, recovered.left) == told
+    assert (f"somebody else has changed {told[1]} since" in str(recovered)) == bool(told[1])
+    assert not journals(run_directory)
+
+
+@pytest.mark.parametrize("moment", ["observe", "put_back"])
+def test_a_recovery_that_is_killed_undoes_no_finished_change(
+    namespace: Namespace, run_directory: Path, moment: str
+) -> None:
+    """The tables of `nfkeep run` change one by one, also for the recovery behind a recovery."""
+    namespace.run("iptables-legacy -t nat -A POSTROUTING -o eth0 -j MASQUERADE")
+    namespace.run("iptables-legacy -A INPUT -m limit --limit 5/min")
+    body = """
+import subprocess
+with nfkeep.keep():
+    subprocess.run("iptables-legacy -A INPUT -s 192.0.2.1/32 -j DROP", shell=True, check=True)
+    die()
+"""
+    killed(namespace, "", body)
+    owner = "recovery" if moment == "observe" else "change"
+    killed(namespace, f"from nfkeep.keep import recovery\ndie_at({owner}, '{moment}')", "nfkeep.recover()")
+    assert len(journals(run_directory)) == 1
+    (recovered,) = finish(namespace, "recover")
+    assert not recovered.undone
+    assert rules(namespace)[-1] == NEW
+    assert not journals(run_directory)
+
+
+def test_a_recovery_that_is_killed_undoes_once(namespace: Namespace, run_directory: Path) -> None:
+    """What it had put back is not looked at again: what others have changed since then stays, and is not told of."""
+    for table in ("filter", "mangle"):
+        namespace.run(f"iptables-legacy -t {table} -A INPUT -m limit --limit 5/min")
+    before = rules(namespace)
+    killed(namespace, MOMENTS_OF_TWO["behind the first"][0], TWO)
+    killed(namespace, "die_at(change, 'put_back')", "nfkeep.recover()")
+    assert rules(namespace) == before
+    namespace.run(f"iptables-legacy -A INPUT {NEW}")  # by hand this time
+    (recovered,) = finish(namespace, "recover")
+    assert (recovered.undone, recovered.left) == (False, "")
+    assert rules(namespace) == [*before, NEW]
+    assert not journals(run_directory)
+
+
+@pytest.mark.parametrize("moment", MOMENTS_OF_TWO)
+def test_a_journal_of_an_earlier_format(namespace: Namespace, run_directory: Path, moment: str) -> None:
+    """It does not tell what the killed process wrote, so nothing is undone; nothing fails."""
+    for table in ("filter", "mangle"):
+        namespace.run(f"iptables-legacy -t {table} -A INPUT -m limit --limit 5/min")
+    killed(namespace, MOMENTS_OF_TWO[moment][0], TWO)
+    now = [rules(namespace, table) for table in ("filter", "mangle")]
+    (journal,) = journals(run_directory)
+    line, _, rest = journal.read_bytes().partition(b"\n")
+    head = json.loads(line)
+    earlier = {key: head[key] for key in ("tables", "together", "holds")}
+    size = sum(table["size"] for table in head["tables"])
+    journal.write_bytes(json.dumps(earlier).encode() + b"\n" + rest[:size])
+    journal.rename(journal.with_name("change-4711-1"))
+    (recovered,) = finish(namespace, "recover")
+    assert (recovered.tables, recovered.undone) == ("IPv4 filter, IPv4 mangle", False)
+    assert [rules(namespace, table) for table in ("filter", "mangle")] == now
+    assert not run_directory.exists()
+
+
+def test_what_cannot_be_noted_is_not_replaced(
+    namespace: Namespace, run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file system that is full by the second table: one clear error, and the first one is put back."""
+    for table in ("filter", "mangle"):
+        namespace.run(f"iptables-legacy -t {table} -A INPUT -m limit --limit 5/min")
+    before = [rules(namespace, table) for table in ("filter", "mangle")]
+    append, calls = journal._append, []
+
+    def full(record: Path, content: bytes) -> None:
+        calls.append(record)
+        if len(calls) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(record, content)
+
+    monkeypatch.setattr(journal, "_append", full)
+
+    def change() -> None:
+        with nfkeep.transactions(("filter", Family.IPV4), ("mangle", Family.IPV4)) as txs:
+            for each in txs:
+                txs[each].append("INPUT", NEW)
+
+    with namespace, pytest.raises(NfkeepError, match=r"change-.*: No space left"):
+        change()
+    assert [rules(namespace, table) for table in ("filter", "mangle")] == before
+    assert not run_directory.exists()
+
+
+def test_the_last_one_is_recovered_first(namespace: Namespace, run_directory: Path) -> None:
+    """As what an earlier one knows is the older state; whatever the numbers of the processes are."""
+    for number in range(3):
+        flight = f"journal.Flight((), ((Family.IPV4, ('recent', 'list{number}')),))"
+        killed(namespace, "", f"with journal.written({flight}):\n    die()")
+    with namespace:
+        found = [flight.holds[0][1][1] for _, flight in journal.left_behind() if flight is not None]
+    assert found == ["list2", "list1", "list0"]
+
+
 @pytest.mark.parametrize("way", ["recover", "the next transaction"])
 @pytest.mark.parametrize("live", [False, True], ids=["before the replace", "behind it"])
 def test_a_hold_that_is_not_needed_goes(namespace: Namespace, run_directory: Path, live: bool, way: str) -> None:
@@ -261,6 +396,48 @@ def test_a_hold_that_is_not_needed_goes(namespace: Namespace, run_directory: Pat
         assert held(Family.IPV4) == ({("recent", "ssh")} if live else frozenset())
         assert recent.entries("ssh") == 1
     assert not run_directory.exists()
+
+
+UNDONE = "undone: a change of IPv4 filter, IPv4 mangle that was cut off"
+COMMANDS = {
+    "iptables": ["iptables", "-A", "FORWARD", "-s", "192.0.2.9", "-j", "DROP"],
+    "run": ["run", "--json", "report", "true"],
+    "hold": ["hold", "recent:ssh"],
+    "release": ["release"],
+}
+
+
+@pytest.mark.parametrize("arguments", COMMANDS.values(), ids=COMMANDS)
+def test_a_command_tells_what_it_recovered(
+    namespace: Namespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    """On stderr, before what came of its own change, and in the report; once."""
+    namespace.run("iptables-legacy -A INPUT -p tcp --dport 22 -m recent --name ssh --set")
+    namespace.run("iptables-legacy -A INPUT -p udp --dport 9 -m quota --quota 100000")
+    killed(namespace, MOMENTS_OF_TWO["behind the first"][0], TWO)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NFKEEP_REPORT", "report")
+    done = namespace.run([*NFKEEP, *arguments], env=dict(os.environ))
+    assert done.stderr.splitlines()[:2] == [
+        f"nfkeep: {UNDONE}",
+        "nfkeep:   quota at IPv4 filter INPUT rule 2: restored (100000 of 100000 bytes are left)",
+    ]
+    if arguments[0] in ("iptables", "run"):
+        (recovered,) = json.loads((tmp_path / "report").read_text())["recovered"]
+        assert (recovered["tables"], recovered["undone"], recovered["left"]) == ("IPv4 filter, IPv4 mangle", True, "")
+    assert UNDONE not in namespace.run([*NFKEEP, *arguments], env=dict(os.environ)).stderr
+
+
+def test_a_transaction_reports_what_it_recovered(namespace: Namespace, run_directory: Path) -> None:
+    """Beside the outcomes of its own."""
+    namespace.run("iptables-legacy -A INPUT -m limit --limit 5/min")
+    killed(namespace, MOMENTS_OF_TWO["behind the first"][0], TWO)
+    with namespace, nfkeep.transaction("raw") as tx:
+        tx.append("OUTPUT", NEW)
+    (recovered,) = tx.report.recovered
+    assert str(recovered) == UNDONE
+    assert tx.report.outcomes == ()
+    assert json.loads(tx.report.to_json())["recovered"] == [json.loads(recovered.to_json())]
 
 
 def test_nothing_to_recover(namespace: Namespace, run_directory: Path) -> None:

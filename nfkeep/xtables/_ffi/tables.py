@@ -100,9 +100,16 @@ class TableHandle:
         """The kernel's bytes of the moment of opening."""
         layout = ffi.new("struct nfk_layout *")
         lib.nfk_table_layout(self._table, layout)
-        entries = bytes(ffi.buffer(layout.entries, layout.size))
-        hooks, underflows = tuple(layout.hook_entry), tuple(layout.underflow)
-        return Image(self.name, self.family, entries, layout.number, layout.valid_hooks, hooks, underflows)
+        return self._image(layout)
+
+    def planned(self) -> Image:
+        """What `commit` would write now, counters at zero. Raises CommitError if it could not."""
+        layout = ffi.new("struct nfk_layout *")
+        error = lib.nfk_table_planned(self._table, layout)
+        if error:
+            why = os.strerror(error)
+            raise CommitError(f"the new table {self.name} cannot be made: {why}", applied=False, errno=error)
+        return self._image(layout)
 
     def load(self, image: Image) -> None:
         """Put earlier bytes in the place of everything; rules that are there now go on with their counters.
@@ -316,6 +323,11 @@ class TableHandle:
             raise ConflictError(self.name)
         if error:
             raise CommitError(f"counting in table {self.name}: {os.strerror(error)}", applied=True, errno=error)
+
+    def _image(self, layout: Any) -> Image:
+        entries = bytes(ffi.buffer(layout.entries, layout.size))
+        hooks, underflows = tuple(layout.hook_entry), tuple(layout.underflow)
+        return Image(self.name, self.family, entries, layout.number, layout.valid_hooks, hooks, underflows)
 
     def _rule(self, rule: Any, size: int) -> Rule:
         into = ffi.new("char[]", size)
