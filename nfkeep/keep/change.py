@@ -92,6 +92,7 @@ def apply(changes: Sequence[Change], holds: Holds = (), *, keep_holds: bool = Tr
             for family, keys in obsolete.items():
                 if keys:
                     hold.take_down(family, keys)
+    quotas.settle((change.family, change.table) for change in changes)
     return report
 
 
@@ -202,7 +203,6 @@ def put_back(
         else:
             outcomes += _uncounted((limit.where for limit in plan.limits), why_not)
         outcomes += (*plan.outcomes, *of_quotas)
-        quotas.settle(after)
         if change.family in obsolete:
             obsolete[change.family] |= plan.returned
             needed[change.family].update(key for key, _ in plan.holds)

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from nfkeep.errors import ConflictError, LockTimeoutError, NfkeepError
-from nfkeep.keep import hold, journal
+from nfkeep.keep import hold, journal, quotas
 from nfkeep.keep.change import Change, Gate, Replaced, put_back, rehearse, shut
 from nfkeep.keep.journal import Flight
 from nfkeep.keep.observe import Observation, observe
@@ -243,7 +243,7 @@ class Keeping:
         image, before = self._first[table]
         for earlier in (self._last[table], image):
             with TableHandle(name, family) as handle:
-                handle.recount(earlier)
+                handle.recount(quotas.as_now(handle, earlier))
         change = Change(before, image, lambda: None)
         with contextlib.ExitStack() as stack:
             gate = self._shut.get(table) or shut(before, stack)
@@ -265,6 +265,7 @@ class Keeping:
     def _take_down(self) -> None:
         """Remove the holds of lists that rules name again; the others stay, and are reported."""
         with XtablesLock(self._lock_timeout):
+            quotas.settle(self._first)
             for family in Family:
                 named = {}
                 for name in in_use(family):

@@ -13,7 +13,7 @@ import attrs
 from nfkeep.model import Counters, Family, Hook
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _TARGET_AND_NEXT_AT = {Family.IPV4: 88, Family.IPV6: 140}
 _FROM_TARGET_ON = {Family.IPV4: struct.Struct("=HH4xQQ"), Family.IPV6: struct.Struct("=HH8xQQ")}  # counters come last
@@ -81,6 +81,16 @@ class Image:
             position += 1
             found.append((chain, position))
         return found
+
+    def edited(self, edit: Callable[[tuple[str, int], bytes], bytes]) -> Image:
+        """The image with other bytes, as many, in its rules: what `edit` makes of each, given its place as `places`."""
+        ends = [*(start for start, _ in self._walk()), len(self.entries)][1:]
+        starts = (start for start, _ in self._walk())
+        pieces = (
+            self.entries[start:end] if place is None else edit(place, self.entries[start:end])
+            for start, end, place in zip(starts, ends, self.places(), strict=True)
+        )
+        return attrs.evolve(self, entries=b"".join(pieces))
 
     def _starts(self) -> dict[int, str]:
         return {self.hook_entries[hook]: hook.name for hook in Hook if self.valid_hooks >> hook & 1}
