@@ -11,6 +11,7 @@ from collections.abc import Callable, Hashable
 
 from nfkeep.keep.observe import Found, Observation
 from nfkeep.keep.paths import conditions
+from nfkeep.model import Rule
 from nfkeep.xtables import connlimit, quota
 
 Pair = tuple[Found, Found]
@@ -22,7 +23,7 @@ def continued(before: Observation, after: Observation) -> list[Pair]:
     olds, news = list(before.stateful()), list(after.stateful())
     order = {id(new): at for at, new in enumerate(news)}
     pairs: list[Pair] = []
-    for content in (_bytes, _rule, _whole_quotas, _any_quotas):
+    for content in (_bytes, _rule, _any_figures):
         pairs += _grouped(olds, news, content, _among_equals)
     limits = [old for old in olds if any(old.matches(connlimit.NAME))]
     for new in news:
@@ -115,20 +116,20 @@ _WAYS: tuple[tuple[Callable[[Found], Hashable], _Choose], ...] = (
 
 
 def _bytes(found: Found) -> Hashable:
-    return found.rule.entry
+    return _with_wholes(found).entry
 
 
 def _rule(found: Found) -> Hashable:
     """Slower, and needed where a rule came back from its text, as from iptables-restore."""
-    return found.rule
+    return _with_wholes(found)
 
 
-def _whole_quotas(found: Found) -> Hashable:
-    """A file that was saved earlier brings an earlier figure back."""
-    return quota.with_figures(found.rule, found.wholes) if found.figures else None
+def _with_wholes(found: Found) -> Rule:
+    """A file that was saved earlier brings an earlier figure back: what it is the rest of is the same."""
+    return found.rule if found.note is None else quota.with_figures(found.rule, found.wholes)
 
 
-def _any_quotas(found: Found) -> Hashable:
+def _any_figures(found: Found) -> Hashable:
     return quota.with_figures(found.rule, [0] * len(found.figures)) if found.figures else None
 
 

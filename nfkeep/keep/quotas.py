@@ -16,7 +16,7 @@ from nfkeep.keep.ledger import Ledger
 from nfkeep.keep.observe import Found, Observation, observe, observe_table
 from nfkeep.keep.pairing import Pair, continued, same_quotas
 from nfkeep.keep.report import Fidelity, Outcome
-from nfkeep.model import Family, Rule
+from nfkeep.model import Counters, Family, Rule
 from nfkeep.xtables import quota
 from nfkeep.xtables.entry import Extension
 from nfkeep.xtables.image import Image
@@ -112,18 +112,47 @@ def settle(tables: Iterable[tuple[Family, str]]) -> None:
 
 
 def as_now(handle: TableHandle, earlier: Image) -> Image:
-    """An earlier image of an open table, with the figures that the same quotas have now."""
+    """An earlier image of an open table, for `recount`: each quota rule looks, and has counted, as the same one now.
+
+    `recount` pairs rules that are all the same by their order. So each has the counters of the one that goes on in its
+    place, and none if that one is new.
+    """
     if not handle.has((quota.NAME,)):
         return earlier
-    with TableHandle(handle.name, handle.family) as then:
-        then.load(earlier)
-        pairs = continued(observe(then), observe(handle))
-    figures = {(old.chain, old.position): new.figures for old, new in pairs if same_quotas(old, new)}
+    olds, now = _then(handle, earlier), observe(handle)
+    pairs = [(old, new) for old, new in continued(olds, now) if same_quotas(old, new)]
+    went_on = {(new.chain, new.position): old.rule.counters for old, new in pairs}
+    figures = {(old.chain, old.position): new.figures for old, new in pairs}
+    in_chain: dict[tuple[str, bytes], list[Found]] = {}
+    for new in now.found:
+        in_chain.setdefault((new.chain, new.rule.entry), []).append(new)
+    counted = {}
+    for old in olds.found:
+        if old.figures:
+            place = old.chain, old.position
+            rule = quota.with_figures(old.rule, figures.get(place, old.figures))
+            if (same := in_chain.get((old.chain, rule.entry))) is not None:
+                counted[place] = went_on.get((old.chain, same.pop(0).position), Counters()) if same else Counters()
 
-    def edited(place: tuple[str, int], entry: bytes) -> bytes:
-        return quota.with_figures(Rule(handle.family, entry), figures[place]).entry if place in figures else entry
+    def edited(place: tuple[str, int], rule: Rule) -> Rule:
+        if place in figures:
+            rule = quota.with_figures(rule, figures[place])
+        return attrs.evolve(rule, counters=counted.get(place, rule.counters))
 
     return earlier.edited(edited)
+
+
+def _then(handle: TableHandle, earlier: Image) -> Observation:
+    """An earlier image of a table, with what its rules had counted then."""
+    with TableHandle(handle.name, handle.family) as then:
+        then.load(earlier)  # which lets counters go on
+        seen = observe(then)
+    counters = {(chain, position): counted for chain, position, counted in earlier.counted()}
+    found = (
+        attrs.evolve(each, rule=attrs.evolve(each.rule, counters=counters[each.chain, each.position]))
+        for each in seen.found
+    )
+    return attrs.evolve(seen, found=tuple(found))
 
 
 def count_on(handle: TableHandle, now: Observation) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.model import Counters, Family, Hook
+from nfkeep.model import Counters, Family, Hook, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -82,14 +82,20 @@ class Image:
             found.append((chain, position))
         return found
 
-    def edited(self, edit: Callable[[tuple[str, int], bytes], bytes]) -> Image:
-        """The image with other bytes, as many, in its rules: what `edit` makes of each, given its place as `places`."""
+    def edited(self, edit: Callable[[tuple[str, int], Rule], Rule]) -> Image:
+        """The image with what `edit` makes of each rule, given its place as `places`; as long as it was.
+
+        The rules have the kernel's own bytes.
+        """
+        at, pieces = _COUNTERS_AT[self.family], []
         ends = [*(start for start, _ in self._walk()), len(self.entries)][1:]
-        starts = (start for start, _ in self._walk())
-        pieces = (
-            self.entries[start:end] if place is None else edit(place, self.entries[start:end])
-            for start, end, place in zip(starts, ends, self.places(), strict=True)
-        )
+        for (start, _), end, place in zip(self._walk(), ends, self.places(), strict=True):
+            entry = self.entries[start:end]
+            if place is not None:
+                rule = edit(place, Rule(self.family, entry, Counters(*_PAIR.unpack_from(entry, at))))
+                counters = _PAIR.pack(rule.counters.packets, rule.counters.bytes)
+                entry = rule.entry[:at] + counters + rule.entry[at + _PAIR.size :]
+            pieces.append(entry)
         return attrs.evolve(self, entries=b"".join(pieces))
 
     def _starts(self) -> dict[int, str]:

@@ -318,6 +318,20 @@ def run(namespace: Namespace, script: str) -> str:
     return namespace.run([*NFKEEP, "run", "--", "sh", "-ec", script]).stderr
 
 
+def test_equal_rules_under_run(namespace: Namespace) -> None:
+    """One in front and one away, by plain iptables: each keeps its rest and its counter, and one more does so, too."""
+    plain(namespace, f"-A INPUT {RULE} -j ACCEPT -c 50 50000")
+    plain(namespace, f"-A INPUT {RULE} -j ACCEPT -c 1 1000")
+    run(namespace, f"iptables-legacy -I INPUT {RULE} -j ACCEPT")
+    assert [figure(namespace, n) for n in (1, 2, 3)] == [WHOLE, WHOLE - 50000, WHOLE - 1000]
+    assert [matched(namespace, n) for n in (1, 2, 3)] == [0, 50, 1]
+    plain(namespace, "-D INPUT 1")
+    plain(namespace, f"-R INPUT 1 {RULE} -j ACCEPT -c 50 50000")
+    plain(namespace, f"-R INPUT 2 {RULE} -j ACCEPT -c 1 1000")
+    run(namespace, "iptables-legacy -D INPUT 1")
+    assert (figure(namespace), matched(namespace)) == (WHOLE - 1000, 1)
+
+
 def test_one_of_two_equal_rules_goes(namespace: Namespace) -> None:
     """What the other one has counted tells which one it is, whoever makes the change."""
     for _ in range(2):
@@ -420,3 +434,11 @@ def test_an_earlier_save_with_counters(namespace: Namespace) -> None:
     send(namespace, 1000)
     change(namespace)
     assert figure(namespace) == WHOLE - 11000
+
+
+def test_counted_more_than_there_was(namespace: Namespace) -> None:
+    """A counter from a save, or a quota that others have filled: from what figure it counts down nobody knows."""
+    plain(namespace, f"-A INPUT {RULE} -c 200 200000")
+    (outcome,) = change(namespace).outcomes
+    assert outcome.fidelity is Fidelity.APPROXIMATED
+    assert "has counted more" in outcome.detail
