@@ -23,18 +23,22 @@ if TYPE_CHECKING:
 _FILE = "quotas"
 _MOST_NOTES = 32
 """Of one rule: each change of its table makes one, if the rule was used."""
+_MOST_WITNESSES = 16
+"""Of one table: of the rules that were looked at, those that have counted most."""
 
 
 @attrs.frozen(slots=True)
 class Note:
     """The `figures` in a rule, one for each quota, as they were written when it had `counted` so many bytes.
 
-    They are what was left of `wholes` then.
+    They are what was left of `wholes` then. Not `sure`: counters in its table were put to zero since, so that this
+    rule's may have grown past `counted` again.
     """
 
     figures: tuple[int, ...]
     counted: int
     wholes: tuple[int, ...]
+    sure: bool = True
 
 
 class Ledger:
@@ -42,10 +46,12 @@ class Ledger:
 
     def __init__(self) -> None:
         self._known: dict[str, list[Note]] = {}
+        self._witnesses: dict[str, dict[str, int]] = {}  # by table and rule, packets
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError, AttributeError):  # or something else in it
-            text = rundir.path(_FILE).read_text(encoding="ascii")
-            self._known = {key: [_unpacked(*each) for each in notes] for key, notes in json.loads(text).items()}
-        self._read = {key: list(notes) for key, notes in self._known.items()}
+            notes, witnesses = json.loads(rundir.path(_FILE).read_text(encoding="ascii"))
+            self._known = {key: [_unpacked(*each) for each in some] for key, some in notes.items()}
+            self._witnesses = {table: {k: int(n) for k, n in some.items()} for table, some in witnesses.items()}
+        self._read = self._packed()
 
     def __bool__(self) -> bool:
         return bool(self._known)
@@ -66,6 +72,17 @@ class Ledger:
         notes.append(made)
         del notes[:-_MOST_NOTES]
 
+    def note_witnesses(self, now: Observation) -> None:
+        """Remember what the rules of a table have counted, to see by them whether counters were put to zero."""
+        most = sorted(_packets(now).items(), key=lambda item: item[1], reverse=True)[:_MOST_WITNESSES]
+        self._witnesses[_prefix(now.family, now.table)] = dict(most)
+
+    def put_to_zero(self, now: Observation) -> bool:
+        """Whether a rule of the table has counted less than was noted."""
+        packets = _packets(now)
+        witnesses = self._witnesses.get(_prefix(now.family, now.table), {})
+        return any(packets.get(key, noted) < noted for key, noted in witnesses.items())
+
     def forget_others(self, now: Observation) -> None:
         """Forget what it says of rules that this table has no longer, or that began anew."""
         prefix = _prefix(now.family, now.table)
@@ -75,16 +92,31 @@ class Ledger:
             if found.note is not None and found.rule.counters.bytes >= found.note.counted
         }
         self._known = {key: notes for key, notes in self._known.items() if key in valid or not key.startswith(prefix)}
+        if not valid:
+            self._witnesses.pop(prefix, None)
 
     def save(self) -> None:
         """Write it down, if anything is new."""
-        if self._known == self._read:
+        packed = self._packed()
+        if packed == self._read:
             return
         if self._known:
-            packed = {key: [attrs.astuple(note) for note in notes] for key, notes in self._known.items()}
-            rundir.write(_FILE, json.dumps(packed).encode("ascii"))
+            rundir.write(_FILE, packed.encode("ascii"))
         else:
             rundir.remove(_FILE)
+
+    def _packed(self) -> str:
+        notes = {key: [[each.figures, each.counted, each.wholes] for each in some] for key, some in self._known.items()}
+        return json.dumps([notes, self._witnesses if notes else {}])
+
+
+def _packets(now: Observation) -> dict[str, int]:
+    """By rule; of rules that are the same in a chain, all together."""
+    packets: dict[str, int] = {}
+    for found in now.found:
+        key = _key(now.family, now.table, found.chain, found.rule)
+        packets[key] = packets.get(key, 0) + found.rule.counters.packets
+    return packets
 
 
 def _unpacked(figures: list[int], counted: int, wholes: list[int]) -> Note:

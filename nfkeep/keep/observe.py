@@ -85,15 +85,16 @@ def observe(handle: TableHandle) -> Observation:
     """Look at an open table as it stands in memory."""
     chains = tuple(handle.chains())
     found = tuple(Found(chains[chain], position, rule, decode(rule)) for chain, position, rule in handle.scan(SCANNED))
+    seen = Observation(handle.name, handle.family, chains, found)
     if handle.has((quota.NAME,)) and rundir.exists() and (ledger := Ledger()):
-        found = tuple(_noted(handle, each, ledger) for each in found)
-    return Observation(handle.name, handle.family, chains, found)
+        sure = not ledger.put_to_zero(seen)
+        return attrs.evolve(seen, found=tuple(_noted(seen, each, ledger, sure) for each in found))
+    return seen
 
 
-def _noted(handle: TableHandle, found: Found, ledger: Ledger) -> Found:
-    if not any(found.matches(quota.NAME)):
-        return found
-    return attrs.evolve(found, note=ledger.find(handle.family, handle.name, found.chain, found.rule))
+def _noted(seen: Observation, found: Found, ledger: Ledger, sure: bool) -> Found:
+    note = ledger.find(seen.family, seen.table, found.chain, found.rule) if found.figures else None
+    return found if note is None else attrs.evolve(found, note=attrs.evolve(note, sure=sure))
 
 
 def observe_table(family: Family, table: str) -> Observation:

@@ -60,6 +60,7 @@ def carry(handle: TableHandle, now: Observation, pairs: Iterable[Pair]) -> tuple
         if counted:
             ledger.note(now.family, now.table, new.chain, rule, old.wholes)
         carried.append(Carried(attrs.evolve(new, rule=rule), old.wholes, left, counted, _doubt(old, new)))
+    ledger.note_witnesses(now)
     ledger.save()
     return tuple(carried)
 
@@ -212,6 +213,8 @@ def _doubt(old: Found, new: Found) -> str:
         return ", as far as the rule's counter tells: it does not count every packet that the quota does"
     if not _noted(old) and used_since_written(old) > min(old.figures):
         return ", but the rule has counted more than its quota: that was full again meanwhile, or its counter set"
+    if _noted(old) and old.note is not None and not old.note.sure:
+        return ", or less: counters of other rules were put to zero since the last change with nfkeep"
     return ""
 
 

@@ -35,11 +35,15 @@ def with_quota(match: Extension, figure: int) -> Extension:
 
 def figures(rule: Rule) -> tuple[int, ...]:
     """Of each quota in a rule, in order: a packet has to pass all of them."""
+    if NAME.encode() not in rule.entry:  # most rules, and quickly
+        return ()
     return tuple(quota(match) for match in decode(rule).matches if match.name == NAME)
 
 
 def with_figures(rule: Rule, figures: Sequence[int]) -> Rule:
     """The same rule with other figures, as many as it has quotas."""
+    if not figures:
+        return rule
     at = [index for index, match in enumerate(decode(rule).matches) if match.name == NAME]
     for index, figure in zip(at, figures, strict=True):
         rule = with_match(rule, index, with_quota(decode(rule).matches[index], figure))

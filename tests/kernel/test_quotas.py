@@ -442,3 +442,25 @@ def test_counted_more_than_there_was(namespace: Namespace) -> None:
     (outcome,) = change(namespace).outcomes
     assert outcome.fidelity is Fidelity.APPROXIMATED
     assert "has counted more" in outcome.detail
+
+
+def test_counters_that_another_rule_tells_were_put_to_zero(namespace: Namespace) -> None:
+    """A restore without counters fills the quota; where that shows in other rules alone, nobody knows what is left."""
+
+    def told(namespace: Namespace) -> nfkeep.Outcome:
+        (outcome,) = (each for each in change(namespace).outcomes if each.kind == "quota")
+        return outcome
+
+    plain(namespace, f"-A INPUT {RULE}")
+    plain(namespace, "-A INPUT -m limit --limit 1/s -c 7000 7000000")
+    send(namespace, 1000, 10)
+    change(namespace)
+    plain(namespace, "-A FORWARD -s 192.0.2.1")
+    assert told(namespace).fidelity is Fidelity.RESTORED
+    namespace.run("iptables-legacy-restore", input=namespace.run("iptables-legacy-save").stdout)
+    send(namespace, 1000, 11)
+    outcome = told(namespace)
+    assert outcome.fidelity is Fidelity.APPROXIMATED
+    assert "counters of other rules were put to zero" in outcome.detail
+    send(namespace, 1000)
+    assert told(namespace).fidelity is Fidelity.RESTORED
