@@ -91,7 +91,9 @@ def apply(
         tuple(change.image for change in changes), tuple((family, key) for family, key, _ in holds), together
     )
     with deferred(), journal.written(flight) as note:
-        return carry_out(changes, holds, note, keep_holds=keep_holds, refuse=refuse, recount=recount)
+        report = carry_out(changes, holds, note, keep_holds=keep_holds, refuse=refuse, recount=recount)
+    quotas.settle((change.family, change.table) for change in changes)
+    return report
 
 
 def carry_out(
@@ -253,7 +255,6 @@ def put_back(
         else:
             outcomes += _uncounted((limit.where for limit in plan.limits), why_not)
         outcomes += (*plan.outcomes, *of_quotas)
-        quotas.settle(after)
         if change.family in obsolete:
             obsolete[change.family] |= plan.returned
             needed[change.family].update(key for key, _ in plan.holds)

@@ -66,6 +66,11 @@ def written(flight: Flight) -> Iterator[Note]:
             rundir.remove(name)
 
 
+def in_flight() -> bool:
+    """Whether any change of this network namespace is on record."""
+    return bool(rundir.names(_PREFIX))
+
+
 def left_behind() -> list[tuple[str, Flight | None]]:
     """The flights of processes that died in this network namespace, by name; None for what cannot be read.
 

@@ -15,7 +15,7 @@ import time
 from typing import TYPE_CHECKING
 
 from nfkeep.errors import ConflictError, LockTimeoutError, NfkeepError
-from nfkeep.keep import hold, journal
+from nfkeep.keep import hold, journal, quotas
 from nfkeep.keep.change import Change, Gate, Replaced, put_back, rehearse, shut
 from nfkeep.keep.interrupts import deferred
 from nfkeep.keep.journal import Flight
@@ -255,7 +255,7 @@ class Keeping:
         image, before = self._first[table]
         for earlier in (self._last[table], image):
             with TableHandle(name, family) as handle:
-                handle.recount(earlier)
+                handle.recount(quotas.as_now(handle, earlier))
         change = Change(before, image, lambda _: None)
         with contextlib.ExitStack() as stack:
             gate = self._shut.get(table) or shut(before, stack)
@@ -314,6 +314,7 @@ class Keeping:
         with XtablesLock(self._lock_timeout):
             for table in self._renew(locked=True):
                 _tried_again(functools.partial(self._restore, table))
+            quotas.settle(self._first)
             for family in Family:
                 named = {}
                 for name in in_use(family):

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import attrs
 
+from nfkeep.keep import rundir
+from nfkeep.keep.ledger import Ledger, Note
 from nfkeep.model import Family, Rule
+from nfkeep.xtables import quota
 from nfkeep.xtables.entry import Entry, Extension, decode
 from nfkeep.xtables.stateful import IN_RULE, NAMED, SCANNED, extensions, state_name
 from nfkeep.xtables.tables import TableHandle
@@ -20,16 +23,27 @@ StateKey = tuple[str, str]
 
 @attrs.frozen(slots=True)
 class Found:
-    """A rule of interest and where it stands; positions count from 1."""
+    """A rule of interest and where it stands; positions count from 1. `note`: what is known of its quotas."""
 
     chain: str
     position: int
     rule: Rule
     entry: Entry
+    note: Note | None = None
 
     def matches(self, name: str) -> Iterator[Extension]:
         """The rule's matches of that name."""
         return (match for match in self.entry.matches if match.name == name)
+
+    @property
+    def figures(self) -> tuple[int, ...]:
+        """What stands in each of its quotas, in bytes."""
+        return tuple(quota.quota(match) for match in self.matches(quota.NAME))
+
+    @property
+    def wholes(self) -> tuple[int, ...]:
+        """What that is the rest of, as far as is known."""
+        return self.figures if self.note is None else self.note.wholes
 
 
 @attrs.frozen(slots=True)
@@ -75,7 +89,16 @@ def observe(handle: TableHandle) -> Observation:
     """Look at an open table as it stands in memory."""
     chains = tuple(handle.chains())
     found = tuple(Found(chains[chain], position, rule, decode(rule)) for chain, position, rule in handle.scan(SCANNED))
-    return Observation(handle.name, handle.family, chains, found)
+    seen = Observation(handle.name, handle.family, chains, found)
+    if handle.has((quota.NAME,)) and rundir.exists() and (ledger := Ledger()):
+        sure = not ledger.put_to_zero(seen)
+        return attrs.evolve(seen, found=tuple(_noted(seen, each, ledger, sure) for each in found))
+    return seen
+
+
+def _noted(seen: Observation, found: Found, ledger: Ledger, sure: bool) -> Found:
+    note = ledger.find(seen.family, seen.table, found.chain, found.rule) if found.figures else None
+    return found if note is None else attrs.evolve(found, note=attrs.evolve(note, sure=sure))
 
 
 def observe_table(family: Family, table: str) -> Observation:

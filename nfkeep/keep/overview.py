@@ -11,7 +11,7 @@ from nfkeep.keep.hold import CHAIN, held
 from nfkeep.keep.observe import Found, Observation, StateKey, observe_table
 from nfkeep.keep.paths import Reach
 from nfkeep.keep.plan import make_plan
-from nfkeep.keep.quotas import Ledger
+from nfkeep.keep.quotas import used_since_written
 from nfkeep.keep.report import Fidelity
 from nfkeep.model import Family
 from nfkeep.xtables import connlimit, hashlimit, limit, quota, recent, statistic
@@ -79,8 +79,8 @@ def _content(observation: Observation, found: Found, kind: str) -> str | None:
     if kind == limit.NAME:
         return f"a bucket of {limit.burst(match)} packets, level unreadable"
     if kind == quota.NAME:
-        total, used = Ledger().whole(observation, found, quota.quota(match)), found.rule.counters.bytes
-        return f"{min(used, total)} of {total} bytes counted"
+        used, total = used_since_written(found), found.wholes[0]
+        return f"{total - max(0, found.figures[0] - used)} of {total} bytes counted"
     if kind == statistic.NAME:
         every = statistic.every(match)
         return None if every is None else f"a round of {every} packets, position unreadable"

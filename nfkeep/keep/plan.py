@@ -1,20 +1,20 @@
 """From a table before and after a change to what has to be done for its state. Pure: values in, a value out.
 
-A rule of the new table continues one of the old table if it is the same rule, or a connlimit rule that asks the same
-of packets and counts by the same key, whatever it allows or does with them.
+Which rule of the new table continues which of the old one is for `nfkeep.keep.pairing` to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import attrs
 
 from nfkeep.conntrack.select import Selector
 from nfkeep.keep.observe import Found, Observation, StateKey, state_key
+from nfkeep.keep.pairing import Pair, continued
 from nfkeep.keep.paths import Reach, can_meet, conditions
 from nfkeep.keep.report import Fidelity, Outcome
-from nfkeep.model import Hook, Rule
+from nfkeep.model import Hook
 from nfkeep.xtables import connlimit, limit, quota, recent, statistic
 from nfkeep.xtables.entry import Extension
 from nfkeep.xtables.opening import asks_state
@@ -53,7 +53,7 @@ class Plan:
     """
 
     limits: tuple[Limit, ...]
-    quotas: tuple[tuple[Found, Found], ...]
+    quotas: tuple[Pair, ...]
     holds: tuple[tuple[StateKey, Extension], ...]
     returned: frozenset[StateKey]
     outcomes: tuple[Outcome, ...]
@@ -86,11 +86,13 @@ def make_plan(
     """
     others = tuple(others)
     limits: list[Limit] = []
-    left: list[tuple[Found, Found]] = []
+    left: list[Pair] = []
     outcomes: list[Outcome] = []
     reach, reached_before = Reach(after), Reach(before)
     hazards = _hazards(reach, others)
-    for old, new in _continued(before, after):
+    for old, new in continued(before, after):
+        if any(new.matches(quota.NAME)):
+            left.append((old, new))
         for extension in extensions(new.entry):
             if extension.name == connlimit.NAME:
                 if reach.selectors(new) and not reached_before.selectors(old):
@@ -100,8 +102,6 @@ def make_plan(
                     limits.append(planned)
                 else:
                     outcomes.append(planned)
-            elif extension.name == quota.NAME:
-                left.append((old, new))
             elif (outcome := _in_rule(after, new, extension)) is not None:
                 outcomes.append(outcome)
     elsewhere = {key for other in others for key in other.named(holds=False)}
@@ -134,51 +134,6 @@ def limited(observation: Observation) -> tuple[Selector, ...]:
         for each in observation.found
         if any(each.matches(connlimit.NAME))
         for selector in reach.selectors(each)
-    )
-
-
-def _continued(before: Observation, after: Observation) -> Iterator[tuple[Found, Found]]:
-    """Pairs of an old rule and the new rule that goes on in its place: the same chain first, then the same rule."""
-    olds, unmatched = list(before.stateful()), list(after.stateful())
-    for key in (_same_bytes, _same_rule):
-        left: dict[bytes | Rule, list[Found]] = {}
-        for old in olds:
-            left.setdefault(key(old), []).append(old)
-        news, unmatched = unmatched, []
-        for new in news:
-            same = left.get(key(new))
-            if not same:
-                unmatched.append(new)
-                continue
-            old = next((each for each in same if each.chain == new.chain), same[0])
-            same.remove(old)
-            yield old, new
-        olds = [old for same in left.values() for old in same]
-    limits = [old for old in olds if any(old.matches(connlimit.NAME))]
-    for new in unmatched:
-        changed = next((old for old in limits if _same_limit(old, new)), None)
-        if changed is not None:
-            limits.remove(changed)
-            yield changed, new
-
-
-def _same_bytes(found: Found) -> bytes:
-    return found.rule.entry
-
-
-def _same_rule(found: Found) -> Rule:
-    """Slower, and needed where a rule came back from its text, as from iptables-restore."""
-    return found.rule
-
-
-def _same_limit(old: Found, new: Found) -> bool:
-    one, other = list(old.matches(connlimit.NAME)), list(new.matches(connlimit.NAME))
-    rest = [[m for m in f.entry.matches if m.name != connlimit.NAME] for f in (old, new)]
-    return (
-        len(one) == len(other) > 0
-        and all(connlimit.same_count(a, b, len(old.entry.source)) for a, b in zip(one, other, strict=True))
-        and rest[0] == rest[1]
-        and conditions(old.entry) == conditions(new.entry)
     )
 
 

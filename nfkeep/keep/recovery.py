@@ -107,7 +107,7 @@ def _put_back(image: Image) -> None:
 def _give_back_counters(image: Image) -> None:
     """Killed between a replace and its counters, a process leaves these at zero."""
     with TableHandle(image.name, image.family) as handle:
-        handle.recount(image)
+        handle.recount(quotas.as_now(handle, image))
 
 
 def _observed(image: Image) -> Observation:

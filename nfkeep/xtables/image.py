@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.model import Counters, Family, Hook
+from nfkeep.model import Counters, Family, Hook, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _TARGET_AND_NEXT_AT = {Family.IPV4: 88, Family.IPV6: 140}
 _FROM_TARGET_ON = {Family.IPV4: struct.Struct("=HH4xQQ"), Family.IPV6: struct.Struct("=HH8xQQ")}  # counters come last
@@ -81,6 +81,22 @@ class Image:
             position += 1
             found.append((chain, position))
         return found
+
+    def edited(self, edit: Callable[[tuple[str, int], Rule], Rule]) -> Image:
+        """The image with what `edit` makes of each rule, given its place as `places`; as long as it was.
+
+        The rules have the kernel's own bytes.
+        """
+        at, pieces = _COUNTERS_AT[self.family], []
+        ends = [*(start for start, _ in self._walk()), len(self.entries)][1:]
+        for (start, _), end, place in zip(self._walk(), ends, self.places(), strict=True):
+            entry = self.entries[start:end]
+            if place is not None:
+                rule = edit(place, Rule(self.family, entry, Counters(*_PAIR.unpack_from(entry, at))))
+                counters = _PAIR.pack(rule.counters.packets, rule.counters.bytes)
+                entry = rule.entry[:at] + counters + rule.entry[at + _PAIR.size :]
+            pieces.append(entry)
+        return attrs.evolve(self, entries=b"".join(pieces))
 
     def _starts(self) -> dict[int, str]:
         return {self.hook_entries[hook]: hook.name for hook in Hook if self.valid_hooks >> hook & 1}

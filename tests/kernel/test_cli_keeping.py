@@ -297,7 +297,11 @@ def test_told_to_end_before_the_command(run: Run, namespace: Namespace, tmp_path
 
 def opened(pid: int, path: str) -> bool:
     """Whether a process has that file open."""
-    return any(each.is_symlink() and str(each.readlink()) == path for each in Path(f"/proc/{pid}/fd").iterdir())
+    for each in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):  # it has been closed meanwhile
+            if os.readlink(each) == path:
+                return True
+    return False
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)

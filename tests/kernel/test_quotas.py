@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import socket
 import stat
 from typing import TYPE_CHECKING
@@ -30,7 +31,8 @@ BINARY = {Family.IPV4: "iptables", Family.IPV6: "ip6tables"}
 
 @pytest.fixture(autouse=True)
 def run_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """One for each test, to look into."""
+    """One for each test, to look into; and a lock of its own, as `nfkeep run` watches it."""
+    monkeypatch.setenv("XTABLES_LOCKFILE", str(tmp_path / "xtables.lock"))
     monkeypatch.setenv("NFKEEP_RUN_DIRECTORY", str(tmp_path / "run"))
     return tmp_path / "run"
 
@@ -304,3 +306,161 @@ def test_a_change_that_is_not_made_takes_nothing_off(
     change(namespace_factory())  # another namespace has a ledger of its own
     change(namespace)
     assert figure(namespace) == WHOLE - 3000
+
+
+def command(namespace: Namespace, arguments: str, family: Family = Family.IPV4) -> str:
+    """What `nfkeep iptables` says."""
+    return namespace.run([*NFKEEP, BINARY[family], *arguments.split()]).stderr
+
+
+def run(namespace: Namespace, script: str) -> str:
+    """What `nfkeep run` says of a shell script."""
+    return namespace.run([*NFKEEP, "run", "--", "sh", "-ec", script]).stderr
+
+
+def test_equal_rules_under_run(namespace: Namespace) -> None:
+    """One in front and one away, by plain iptables: each keeps its rest and its counter, and one more does so, too."""
+    plain(namespace, f"-A INPUT {RULE} -j ACCEPT -c 50 50000")
+    plain(namespace, f"-A INPUT {RULE} -j ACCEPT -c 1 1000")
+    run(namespace, f"iptables-legacy -I INPUT {RULE} -j ACCEPT")
+    assert [figure(namespace, n) for n in (1, 2, 3)] == [WHOLE, WHOLE - 50000, WHOLE - 1000]
+    assert [matched(namespace, n) for n in (1, 2, 3)] == [0, 50, 1]
+    plain(namespace, "-D INPUT 1")
+    plain(namespace, f"-R INPUT 1 {RULE} -j ACCEPT -c 50 50000")
+    plain(namespace, f"-R INPUT 2 {RULE} -j ACCEPT -c 1 1000")
+    run(namespace, "iptables-legacy -D INPUT 1")
+    assert (figure(namespace), matched(namespace)) == (WHOLE - 1000, 1)
+
+
+def test_one_of_two_equal_rules_goes(namespace: Namespace) -> None:
+    """What the other one has counted tells which one it is, whoever makes the change."""
+    for _ in range(2):
+        for counted in ("50 50000", "1 1000"):
+            plain(namespace, f"-A INPUT {RULE} -j ACCEPT -c {counted}")
+    command(namespace, "-D INPUT 1")
+    assert [figure(namespace, n) for n in (1, 2, 3)] == [WHOLE - 1000, WHOLE - 50000, WHOLE - 1000]
+    with namespace, nfkeep.transaction() as tx:
+        tx.delete("INPUT", position=2)
+    assert [figure(namespace, n) for n in (1, 2)] == [WHOLE - 1000, WHOLE - 1000]
+
+
+def test_an_equal_rule_in_front(namespace: Namespace) -> None:
+    """It begins with all of its quota, and the one that was there goes on."""
+    plain(namespace, f"-A INPUT {RULE} -c 20 20000")
+    said = command(namespace, f"-I INPUT {RULE}")
+    assert said == f"nfkeep: quota at IPv4 filter INPUT rule 2: restored (80000 of {WHOLE} bytes are left)\n"
+    assert [figure(namespace, n) for n in (1, 2)] == [WHOLE, 80000]
+
+
+@pytest.mark.parametrize("way", ["ours", "the command"])
+def test_renamed_beside_an_equal_rule(namespace: Namespace, way: str) -> None:
+    """Chains that are renamed keep what is theirs, also where one takes the name of the other."""
+    for chain, counted in (("aaa", "10 10000"), ("bbb", "50 50000")):
+        plain(namespace, f"-N {chain}", Family.IPV6)
+        plain(namespace, f"-A {chain} {RULE} -c {counted}", Family.IPV6)
+    if way == "ours":
+        with namespace, nfkeep.transaction("filter", Family.IPV6) as tx:
+            tx.rename_chain("aaa", "ccc")
+            tx.rename_chain("bbb", "aaa")
+        names = ("ccc", "aaa")
+    else:
+        command(namespace, "-E bbb a00", Family.IPV6)
+        names = ("aaa", "a00")
+    figures = [figure(namespace, chain=chain, family=Family.IPV6) for chain in names]
+    assert figures == [WHOLE - 10000, WHOLE - 50000]
+
+
+def test_two_quotas_in_one_rule(namespace: Namespace) -> None:
+    """Each gets its own rest; the first also takes packets that the second refuses, so it is approximated."""
+    plain(namespace, f"-A INPUT {RULE} -m quota --quota 50000 -j ACCEPT")
+    for used in (20000, 40000):
+        send(namespace, 1000, 20)
+        (outcome,) = change(namespace).outcomes
+        assert outcome.fidelity is Fidelity.APPROXIMATED
+        assert outcome.detail.startswith(f"{WHOLE - used} of {WHOLE} and {50000 - used} of 50000 bytes are left")
+        with namespace:
+            words = str(nfkeep.read("filter").chains["INPUT"].rules[0]).split()
+        figures = [int(words[at + 1]) for at, word in enumerate(words) if word == "--quota"]
+        assert figures == [WHOLE - used, 50000 - used]
+
+
+RELOADS = {
+    "restored": "iptables-legacy-restore {file}",
+    "flushed first": "iptables-legacy -F; sleep 0.1; iptables-legacy-restore {file}",
+    "flushed by the command": "{nfkeep} iptables -F; iptables-legacy-restore {file}",
+    "rule by rule": f"iptables-legacy -F; sleep 0.1; iptables-legacy -A INPUT {RULE}",
+    "something else": "iptables-legacy -A FORWARD -s 192.0.2.1",
+    "something else, twice": "iptables-legacy -A FORWARD -s 192.0.2.1; sleep 0.1; iptables-legacy -F FORWARD",
+}
+
+
+@pytest.mark.parametrize("way", RELOADS.values(), ids=RELOADS)
+def test_reloaded_again_and_again(namespace: Namespace, tmp_path: Path, way: str) -> None:
+    """The file has the figure of the beginning each time, or one of before the last change: used is used."""
+    plain(namespace, f"-A INPUT {RULE}")
+    script = way.format(file=tmp_path / "rules", nfkeep=shlex.join(NFKEEP))
+    for used in (10000, 20000, 30000):
+        if used != 30000:
+            (tmp_path / "rules").write_text(namespace.run("iptables-legacy-save").stdout)
+        send(namespace, 1000, 10)
+        said = run(namespace, script)
+        assert said == (
+            f"nfkeep: quota at IPv4 filter INPUT rule 1: restored ({WHOLE - used} of {WHOLE} bytes are left)\n"
+        )
+        assert (figure(namespace), matched(namespace)) == (WHOLE - used, used // 1000)
+
+
+def test_another_figure_is_told(namespace: Namespace) -> None:
+    """A rule that comes back with a figure that nobody knows begins anew, and the report says so."""
+    plain(namespace, f"-A INPUT {RULE}")
+    send(namespace, 1000)
+    said = run(namespace, f"iptables-legacy -R INPUT 1 {RULE.replace(str(WHOLE), '70000')}")
+    assert said == (
+        "nfkeep: quota at IPv4 filter INPUT rule 1: approximated (begins with 70000 bytes, as the rule says now; of "
+        f"{WHOLE} there were {WHOLE - 1000} left)\n"
+    )
+    assert figure(namespace) == 70000
+
+
+def test_an_earlier_save_with_counters(namespace: Namespace) -> None:
+    """What the rule had counted when its figure was written is known still, and comes off once."""
+    plain(namespace, f"-A INPUT {RULE}")
+    send(namespace, 1000, 10)
+    change(namespace)
+    saved = namespace.run("iptables-legacy-save -c").stdout
+    send(namespace, 1000, 10)
+    change(namespace)
+    namespace.run("iptables-legacy-restore -c", input=saved)
+    send(namespace, 1000)
+    change(namespace)
+    assert figure(namespace) == WHOLE - 11000
+
+
+def test_counted_more_than_there_was(namespace: Namespace) -> None:
+    """A counter from a save, or a quota that others have filled: from what figure it counts down nobody knows."""
+    plain(namespace, f"-A INPUT {RULE} -c 200 200000")
+    (outcome,) = change(namespace).outcomes
+    assert outcome.fidelity is Fidelity.APPROXIMATED
+    assert "has counted more" in outcome.detail
+
+
+def test_counters_that_another_rule_tells_were_put_to_zero(namespace: Namespace) -> None:
+    """A restore without counters fills the quota; where that shows in other rules alone, nobody knows what is left."""
+
+    def told(namespace: Namespace) -> nfkeep.Outcome:
+        (outcome,) = (each for each in change(namespace).outcomes if each.kind == "quota")
+        return outcome
+
+    plain(namespace, f"-A INPUT {RULE}")
+    plain(namespace, "-A INPUT -m limit --limit 1/s -c 7000 7000000")
+    send(namespace, 1000, 10)
+    change(namespace)
+    plain(namespace, "-A FORWARD -s 192.0.2.1")
+    assert told(namespace).fidelity is Fidelity.RESTORED
+    namespace.run("iptables-legacy-restore", input=namespace.run("iptables-legacy-save").stdout)
+    send(namespace, 1000, 11)
+    outcome = told(namespace)
+    assert outcome.fidelity is Fidelity.APPROXIMATED
+    assert "counters of other rules were put to zero" in outcome.detail
+    send(namespace, 1000)
+    assert told(namespace).fidelity is Fidelity.RESTORED

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from nfkeep.keep.ledger import Ledger
 from nfkeep.keep.observe import Found, observe
-from nfkeep.keep.quotas import Ledger
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.live.ties import rule_keys, words_of
 from nfkeep.nft.still import read_quotas
 from nfkeep.xtables import quota
-from nfkeep.xtables.entry import decode, with_match
+from nfkeep.xtables.entry import with_match
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -79,16 +79,15 @@ class ReturnedQuotas:
             whole, used = figures[name]
             left = max(0, whole - used)
             rule = with_match(rule, index, quota.with_quota(match, left))
-            at.append((match, left, whole))
+            at.append((left, whole))
         if rule.entry == found.rule.entry:
             return  # nothing has passed, so that it goes on as at any change
         edits.handle.replace(found.chain, found.position, rule)
         now = observe(edits.handle)
-        match, left, whole = at[0]
-        if total.bytes and not quota.inverted(match):
-            written = Found(found.chain, found.position, rule, decode(rule))
-            ledger.note(now, written, left + total.bytes)
-        for _, left, whole in at:
+        if total.bytes:
+            wholes = tuple(whole for _, whole in at)
+            ledger.note(edits.family, edits.table, found.chain, rule, wholes)
+        for left, whole in at:
             self._spent.append(_Spent((edits.table, edits.family), tie.key, now.where(found), left, whole))
 
     def outcomes(self, added: Mapping[Name, Added]) -> Iterator[Outcome]:
