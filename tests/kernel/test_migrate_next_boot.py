@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from mover import NEW, OLD, Mover, without_counters
 
+from nfkeep.keep import rundir
 from nfkeep.migrate.live import persist, record
 
 if TYPE_CHECKING:
@@ -72,6 +73,17 @@ def test_not_confirmed(mover: Mover) -> None:
         if command == "apply":
             mover("rollback")
     assert without_counters(mover.legacy()) == without_counters(before)
+
+
+def test_the_host_without_cookies(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Linux 5.14 the host is known by a setting that no other namespace has; both ways say the same."""
+    by_cookie = record.folder().name == record.HOST
+    with namespace:
+        assert record.folder().name != record.HOST
+    monkeypatch.setattr(rundir, "namespace", lambda: "net-4026531840")
+    assert (record.folder().name == record.HOST) == by_cookie
+    with namespace:
+        assert record.folder().name == "net-4026531840"
 
 
 def test_nothing_is_loaded(mover: Mover) -> None:

@@ -39,6 +39,11 @@ IPSETS = "ipset.save"
 
 _NAME, _LOCK, _WAKE = "record.json", "lock", "wake"
 
+_FIRST_INODE = "4026531833"
+"""Of the first network namespace, NET_NS_INIT_INO (linux/nsfs.h), since Linux 6.18; no other has ever had it."""
+_ONLY_IN_FIRST = Path("/proc/sys/net/core/netdev_budget")
+"""A setting of net_core_table (net/core/sysctl_net_core.c): the kernel shows it in the first network namespace only."""
+
 
 @attrs.frozen(slots=True)
 class Record:
@@ -74,8 +79,18 @@ def boot() -> str:
 def folder() -> Path:
     """The folder of this network namespace; makes nothing. The host's own is `host`, through every boot."""
     name = rundir.namespace()
-    # The first namespace of a boot has the first cookie (net_namespace.c).
-    return Path(os.environ.get(VARIABLE) or DEFAULT) / "migration" / (HOST if name.endswith("-1") else name)
+    return Path(os.environ.get(VARIABLE) or DEFAULT) / "migration" / (HOST if _is_first(name) else name)
+
+
+def _is_first(name: str) -> bool:
+    """Whether a network namespace, named as `rundir.namespace` does it, is that of the host itself.
+
+    Not by comparing it with that of process 1: to look at that one takes CAP_SYS_PTRACE.
+    """
+    _, inode, *cookie = name.split("-")
+    if cookie:  # 1 until Linux 6.18; from then on namespaces of all kinds share these numbers
+        return inode == _FIRST_INODE or cookie == ["1"]
+    return _ONLY_IN_FIRST.exists()
 
 
 @contextlib.contextmanager
