@@ -54,7 +54,8 @@ class Record:
     it is undone unless it was confirmed; `boot` tells that clock from the next boot's.
 
     `copies`: those in `legacy` that are only there since the move, because the rules were in tables of iptables-nft;
-    `replaced`: those tables as they are from before it, (family, name, handle).
+    `replaced`: those tables as they are from before it, (family, name, handle). `finished`: nothing of a
+    confirmation is left to do.
     """
 
     state: str
@@ -65,6 +66,7 @@ class Record:
     boot: str = attrs.field(factory=lambda: boot())
     copies: tuple[tuple[str, Family], ...] = ()
     replaced: tuple[tuple[str, str, int], ...] = ()
+    finished: bool = False
 
     def stepped(self, what: str, **changes: Any) -> Record:
         """The record after another step."""
@@ -131,6 +133,7 @@ def load() -> Record | None:
             found["boot"],
             tuple((table, Family[family]) for table, family in found["copies"]),
             tuple((family, table, handle) for family, table, handle in found["replaced"]),
+            found.get("finished", False),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise NfkeepError(
