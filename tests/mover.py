@@ -17,6 +17,15 @@ if TYPE_CHECKING:
 
 MIGRATE = [sys.executable, "-c", "import sys; from nfkeep.cli.migrate import main; sys.exit(main())"]
 NEW, OLD = {"iptables": False, "nft": True}, {"iptables": True, "nft": False}
+SYSTEMCTL = """#!/bin/sh
+folder={folder}
+case $1 in
+is-enabled) [ -e $folder/$2 ] && echo enabled ;;
+enable) touch $folder/$2 ;;
+disable) rm $folder/$2 ;;
+esac
+"""
+"""Stands for systemd: a service is a file in the folder while it is enabled."""
 
 
 @attrs.frozen

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from nfkeep.cli import outcomes
+from nfkeep.keep.report import Report
 from nfkeep.migrate.live import cutover, persist, plan, record
 
 __all__ = ["confirm", "rollback", "status"]
@@ -31,20 +32,23 @@ def confirm(config: Path | None, no_config: bool) -> int:
     with record.locked():
         own = record.folder().name == record.HOST
         path = config or (persist.CONFIGURATION if own and not no_config else None)
+        switching = own and config is None and not no_config
+        cutover.check_confirm()
         if path is not None:
             persist.check(path)
-        switching = own and config is None and not no_config
-        again = persist.is_unfinished()
-        if switching:
-            persist.remember()
-        cutover.confirm(again=again)
+        rules, left_out = persist.ruleset() if path is not None else ("", [])
+        if path is not None and switching:
+            persist.remember(path)
+        lost = cutover.confirm()
         done = ["Confirmed: the rules of iptables are taken out."]
         if path is not None:
-            done += persist.write(path)
+            done += persist.write(path, rules)
+            done += [f"Not in it: the table {each}, which the program that owns it makes." for each in left_out]
         if switching:
             done += persist.switch_services()
-            persist.finish()
+        cutover.finish()
         owners = plan.owners({family: record.kept(name) for family, name in record.FILES.items()})
+    outcomes.show(Report(tuple(lost)))
     print(*done, sep="\n")
     if owners:
         print("Programs that go on writing with iptables, which nobody looks at any more:")
@@ -59,8 +63,14 @@ def rollback() -> int:
     What nft has counted and collected since comes along, also after `nfkeep-migrate confirm`.
     """
     with record.locked():
-        done = persist.go_back()
-        report = cutover.rollback()
+        cutover.begin_rollback()
+        done = persist.go_back()  # first: at no moment the next boot has no rules
+        try:
+            report = cutover.rollback()
+        except BaseException:
+            print(*done, sep="\n")
+            raise
+        persist.forget()
     outcomes.show(report)
     print("Rolled back: the rules of iptables are in force.", *done, sep="\n")
     return 0
@@ -85,6 +95,10 @@ def status(as_json: bool) -> int:
         return 0
     force = [name for name, there in (("iptables", found.old), ("nft", found.new)) if there]
     print(f"The move is {state}. In force: {' and '.join(force) or 'no rules'}.")
+    if found.parked and not found.new:
+        print("Rules of iptables are there, but out of action. Call: nfkeep-migrate rollback")
+    if found.new and found.tables:
+        print(f"Of iptables these tables are in force: {', '.join(f'{of} {name}' for name, of in found.tables)}")
     if left is not None:
         print(f"It is undone in {left:.0f} seconds unless you call: nfkeep-migrate confirm")
     elif found.limited:

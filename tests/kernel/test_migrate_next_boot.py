@@ -7,8 +7,9 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from mover import NEW, OLD, Mover, without_counters
+from mover import NEW, OLD, SYSTEMCTL, Mover, without_counters
 
+from nfkeep.keep import rundir
 from nfkeep.migrate.live import persist, record
 
 if TYPE_CHECKING:
@@ -25,14 +26,6 @@ RULES = """*filter
 -A INPUT -m set --match-set banned src -j DROP
 -A INPUT -p tcp -m tcp --dport 22 -j ACCEPT
 COMMIT
-"""
-SYSTEMCTL = """#!/bin/sh
-folder={folder}
-case $1 in
-is-enabled) [ -e $folder/$2 ] && echo enabled ;;
-enable) touch $folder/$2 ;;
-disable) rm $folder/$2 ;;
-esac
 """
 
 
@@ -72,6 +65,17 @@ def test_not_confirmed(mover: Mover) -> None:
         if command == "apply":
             mover("rollback")
     assert without_counters(mover.legacy()) == without_counters(before)
+
+
+def test_the_host_without_cookies(namespace: Namespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Linux 5.14 the host is known by a setting that no other namespace has; both ways say the same."""
+    by_cookie = record.folder().name == record.HOST
+    with namespace:
+        assert record.folder().name != record.HOST
+    monkeypatch.setattr(rundir, "namespace", lambda: "net-4026531840")
+    assert (record.folder().name == record.HOST) == by_cookie
+    with namespace:
+        assert record.folder().name == "net-4026531840"
 
 
 def test_nothing_is_loaded(mover: Mover) -> None:
@@ -125,13 +129,11 @@ def test_what_boots(mover: Mover, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     mover("apply")
     with mover.namespace:
         persist.remember(path)
-        assert persist.is_unfinished()
-        persist.write(path)
+        persist.write(path, persist.ruleset()[0])
         persist.remember(path)  # again, since it was stopped
         persist.switch_services()
-        persist.finish()
-        assert not persist.is_unfinished()
         assert os.listdir(enabled) == ["nftables.service"]
         persist.go_back()
         assert (sorted(os.listdir(enabled)), path.read_text()) == (sorted(first), "# mine\n")
         assert persist.go_back() == []
+        persist.forget()

@@ -389,5 +389,5 @@ def test_full_after_a_confirmed_move_is_undone(sender: Callable[..., Sender]) ->
     with moved.namespace:
         cutover.confirm()
     told = moved.told(moved.rollback())
-    assert told == [("IPv4 x", Fidelity.LOST, "confirmed before, so that every key begins full")]
+    assert told == [("IPv4 x", Fidelity.LOST, "its rules were gone, so that every key begins full")]
     assert moved.send(key, MOST) == 9

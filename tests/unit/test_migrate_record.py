@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from nfkeep.errors import NfkeepError
+from nfkeep.keep import rundir
 from nfkeep.migrate.live import record
 
 if TYPE_CHECKING:
@@ -55,3 +56,21 @@ def test_damaged_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: s
     record.keep("record.json", text)
     with pytest.raises(NfkeepError, match=r"record\.json is damaged .* remove it"):
         record.load()
+
+
+@pytest.mark.parametrize(
+    ("name", "host"),
+    [
+        ("net-4026531833-3", True),
+        ("net-4026531833-7", True),
+        ("net-4026532204-12", False),
+        ("net-4026531840-1", True),
+        ("net-4026532204-4097", False),
+        ("net-4026532204-11", False),
+    ],
+    ids=["6.18", "6.19", "6.18, not the host", "5.14", "5.14, not the host", "a cookie that ends in 1"],
+)
+def test_the_host_is_known(monkeypatch: pytest.MonkeyPatch, name: str, host: bool) -> None:
+    """By the inode and the cookie that only the first network namespace has."""
+    monkeypatch.setattr(rundir, "namespace", lambda: name)
+    assert record.folder().name == (record.HOST if host else name)

@@ -14,26 +14,26 @@ import attrs
 
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome, Report
-from nfkeep.migrate.live import collection, copies, parking, record, ties, tokens
+from nfkeep.migrate.live import collection, copies, in_force, parking, record, ties, tokens
 from nfkeep.migrate.live.commands import NFT_FAMILY, run_tool
 from nfkeep.migrate.live.counting import Continuation, added, counted_between, final_counters
 from nfkeep.migrate.live.host import read_host, source_of
 from nfkeep.migrate.live.load import bring_in, wake
 from nfkeep.migrate.live.plan import ON_THE_WAY
 from nfkeep.migrate.live.record import APPLIED, APPLYING, CONFIRMED, ROLLED_BACK, Record
-from nfkeep.migrate.live.reload import reload
+from nfkeep.migrate.live.reload import gone, kept_rules, reload, replaced, require_tools
 from nfkeep.migrate.live.renew import renewed
 from nfkeep.migrate.live.returned import Returned
 from nfkeep.migrate.live.ties import Ties
 from nfkeep.migrate.live.unchanged import Known
 from nfkeep.model import Family
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.table_list import tables
 from nfkeep.xtables.tables import in_use
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from nfkeep.migrate.live.parking import Name
     from nfkeep.migrate.live.plan import Plan
 
 
@@ -41,12 +41,15 @@ if TYPE_CHECKING:
 class Standing:
     """Which rules are in force: what the kernel says, beside the record.
 
-    `old`: those of iptables; `new`: those of nft. `running`: whether the deadline is still to come.
+    `old`: those of iptables; `new`: those of nft. `running`: whether the deadline is still to come. `tables`: the
+    legacy ones that are in force; `parked`: those that are out of action.
     """
 
     record: Record | None
     old: bool
     new: bool
+    tables: tuple[Name, ...] = ()
+    parked: tuple[Name, ...] = ()
 
     @property
     def limited(self) -> bool:
@@ -65,13 +68,13 @@ class Standing:
 def standing() -> Standing:
     """How far the move of this network namespace is."""
     found = record.load()
-    if found is None:
-        return Standing(None, bool(read_host().rules), False)
-    if found.boot != record.boot():  # what the move has left in the kernel is gone: these are of boot scripts
-        return Standing(found, bool(read_host().rules), _is_loaded(found))
-    names = _present(found)
-    old = bool(names) and not any(parking.is_parked(*name) for name in names)  # some are for a moment: nft has all then
-    return Standing(found, (old or copies.are_superfluous(found)) and found.state != CONFIRMED, _is_loaded(found))
+    speaking, parked = tuple(in_force.speaking()), tuple(in_force.parked())
+    if found is None or found.boot != record.boot():  # what there is, is of boot scripts or of iptables itself
+        host = read_host()
+        old = bool(speaking or host.compat or host.twice)
+        return Standing(found, old, found is not None and in_force.is_loaded(found), speaking, parked)
+    old = bool(speaking) or copies.are_superfluous(found)
+    return Standing(found, old, in_force.is_loaded(found), speaking, parked)
 
 
 def both(family: Family) -> tuple[str, str | None]:
@@ -225,37 +228,63 @@ def _as_counted(planned: Outcome, amiss: Mapping[str, Outcome]) -> Outcome:
     return attrs.evolve(planned, fidelity=found.fidelity, detail=found.detail)
 
 
-def confirm(*, again: bool = False) -> None:
-    """Make the move final: what is left of the rules of iptables is taken out. The caller has the lock.
-
-    With `again` that may be done a second time, if it was stopped in the middle.
-    """
+def check_confirm() -> Record:
+    """The move that is to be made final. Raises NfkeepError where there is none, or nft does not have its rules."""
     done = record.load()
-    if done is None or done.state not in ((APPLIED, CONFIRMED) if again else (APPLIED,)):
+    if done is None or done.state not in (APPLIED, CONFIRMED) or done.finished:
         raise NfkeepError(f"there is no move to confirm: it is {'not begun' if done is None else done.state}")
-    if not _is_loaded(done):
-        raise NfkeepError("nft's rules are not there any more: roll the move back")
-    done = _save(done, "confirmed", state=CONFIRMED, deadline=None)
+    if not in_force.is_loaded(done):
+        raise NfkeepError("nft's rules are not there any more, or others in their place: roll the move back")
+    require_tools(done)
+    return done
+
+
+def confirm() -> list[Outcome]:
+    """Take what is left of the rules of iptables out; what others have added to them is told. The caller has the lock.
+
+    Until `finish` is called that may be done again: something may have stopped it in the middle.
+    """
+    done = _save(check_confirm(), "confirmed", state=CONFIRMED, deadline=None)
     record.wake()
+    copied = {family for _, family in done.copies}  # the words of those are others
+    lost = [each for of, text in kept_rules().items() if of not in copied for each in replaced(text, of)]
     parking.empty(_present(done))
     _save(done, "the rules of iptables are taken out")
+    return lost
+
+
+def finish() -> None:
+    """Put on record that the move is final, with all that was to be done for the next boot."""
+    if done := record.load():
+        record.save(attrs.evolve(done, finished=True))
+
+
+def begin_rollback() -> None:
+    """Put on record that a confirmation is not final any more. Raises NfkeepError if there is nothing to roll back."""
+    record.save(attrs.evolve(_to_roll_back(), finished=False))
 
 
 def rollback() -> Report:
     """Put the rules of iptables back into force, as they were, and take nft's out. The caller has the lock."""
-    done = record.load()
-    if done is None or done.state == ROLLED_BACK:
-        raise NfkeepError("there is no move to roll back")
-    report = _undo(done)
+    report = _undo(_to_roll_back())
     record.wake()
     return report
+
+
+def _to_roll_back() -> Record:
+    done = record.load()
+    if done is not None and done.state != ROLLED_BACK:
+        return done
+    if parked := in_force.parked():  # somebody has saved them so, and loaded them
+        return Record(APPLIED, tuple(parked)).stepped("rules of iptables were found out of action")
+    raise NfkeepError("there is no move to roll back")
 
 
 def _undo(done: Record) -> Report:
     """From wherever the move is: old rules first, so that at no moment there are none."""
     outcomes: list[Outcome] = []
     if done.state == CONFIRMED:
-        outcomes += reload(done, parked=_is_loaded(done))
+        outcomes += reload(done, kept_rules(), parked=in_force.is_loaded(done))
         same = done.boot == record.boot()
         done = _save(
             done, "the rules of iptables are loaded from the disk", state=APPLIED, boot=record.boot(),
@@ -263,6 +292,10 @@ def _undo(done: Record) -> Report:
         )  # fmt: skip
     if copies.are_superfluous(done):
         parking.empty(copies.present(done))
+    else:
+        missing, told = gone(done)
+        if missing:
+            outcomes += [*told, *reload(done, missing, parked=in_force.is_loaded(done))]
     with Returned(done, _present(done)) as returned:
         returned.ahead()
         report = parking.unpark(_present(done), returned.stand_still, returned.spend) or Report()
@@ -273,21 +306,14 @@ def _undo(done: Record) -> Report:
         found = copies.give_back(done, found)
         done = _save(copies.given_back(done), "iptables-nft has its rules again")
         parking.empty(copies.present(done))
-    told = {(each.kind, each.where) for each in outcomes}
-    outcomes += [each for each in found if (each.kind, each.where) not in told]
+    known = {(each.kind, each.where) for each in outcomes}
+    outcomes += [each for each in found if (each.kind, each.where) not in known]
     _save(done, "rolled back: the rules of iptables are in force", state=ROLLED_BACK, deadline=None)
     return Report(tuple(outcomes), report.gate_seconds)
 
 
 def _present(done: Record) -> list[tuple[str, Family]]:
     return [(table, family) for table, family in done.legacy if table in in_use(family)]
-
-
-def _is_loaded(done: Record) -> bool:
-    with contextlib.closing(BatchSocket()) as opened:
-        there = {each.key: each for each in tables(opened)}
-    own = record.own_tables(done, {key: each.handle for key, each in there.items()})
-    return bool(done.nft) and own == set(done.nft) and not any(there[key].dormant for key in own)
 
 
 def _save(done: Record, what: str, **changes: object) -> Record:

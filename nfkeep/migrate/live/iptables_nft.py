@@ -39,7 +39,7 @@ def read_rules(family: Family, there: Collection[tuple[str, str]]) -> tuple[str,
     wanted -= {(NFT_FAMILY[family], name) for name in _OTHERS.findall(text)}
     own = [table for table in tables if (NFT_FAMILY[family], table.name) in wanted]
     lines = text.splitlines(keepends=True)
-    speaking = [_lines_of(table, lines) for table in own if _says_anything(table)]
+    speaking = [lines_of(table, lines) for table in own if _says_anything(table)]
     return "".join(speaking), [(NFT_FAMILY[family], table.name) for table in own]
 
 
@@ -67,6 +67,7 @@ def _says_anything(table: SourceTable) -> bool:
     return any(chain.rules or chain.policy != "ACCEPT" for chain in table.chains)
 
 
-def _lines_of(table: SourceTable, lines: list[str]) -> str:
+def lines_of(table: SourceTable, lines: list[str]) -> str:
+    """Those of a table, of all lines of the text that it was read from."""
     end = next(at for at in range(table.line, len(lines)) if lines[at].strip() == "COMMIT")
     return "".join(lines[table.line - 1 : end + 1])

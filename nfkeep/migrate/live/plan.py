@@ -14,7 +14,7 @@ import attrs
 
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome
-from nfkeep.migrate.live import collection
+from nfkeep.migrate.live import collection, parking
 from nfkeep.migrate.live.carried import carried_lists, elements
 from nfkeep.migrate.live.commands import run_nft
 from nfkeep.migrate.live.host import sets_of, source_of
@@ -160,6 +160,8 @@ def _obstacles(plan: Plan, *, try_out: bool) -> Iterator[str]:
     host = plan.host
     if not host.rules:
         yield "there are no rules of iptables here that say anything"
+    if any(comment in text for text in host.rules.values() for comment in parking.OWN):
+        yield "rules of iptables are out of action since a move: call `nfkeep-migrate rollback` first"
     for family in host.twice:
         yield f"there are {family} rules of both legacy iptables and iptables-nft: bring them together in one of them"
     for family in host.compat:

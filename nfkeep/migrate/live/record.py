@@ -39,6 +39,11 @@ IPSETS = "ipset.save"
 
 _NAME, _LOCK, _WAKE = "record.json", "lock", "wake"
 
+_FIRST_INODE = "4026531833"
+"""Of the first network namespace, NET_NS_INIT_INO (linux/nsfs.h), since Linux 6.18; no other has ever had it."""
+_ONLY_IN_FIRST = Path("/proc/sys/net/core/netdev_budget")
+"""A setting of net_core_table (net/core/sysctl_net_core.c): the kernel shows it in the first network namespace only."""
+
 
 @attrs.frozen(slots=True)
 class Record:
@@ -49,7 +54,8 @@ class Record:
     it is undone unless it was confirmed; `boot` tells that clock from the next boot's.
 
     `copies`: those in `legacy` that are only there since the move, because the rules were in tables of iptables-nft;
-    `replaced`: those tables as they are from before it, (family, name, handle).
+    `replaced`: those tables as they are from before it, (family, name, handle). `finished`: nothing of a
+    confirmation is left to do.
     """
 
     state: str
@@ -60,6 +66,7 @@ class Record:
     boot: str = attrs.field(factory=lambda: boot())
     copies: tuple[tuple[str, Family], ...] = ()
     replaced: tuple[tuple[str, str, int], ...] = ()
+    finished: bool = False
 
     def stepped(self, what: str, **changes: Any) -> Record:
         """The record after another step."""
@@ -74,8 +81,18 @@ def boot() -> str:
 def folder() -> Path:
     """The folder of this network namespace; makes nothing. The host's own is `host`, through every boot."""
     name = rundir.namespace()
-    # The first namespace of a boot has the first cookie (net_namespace.c).
-    return Path(os.environ.get(VARIABLE) or DEFAULT) / "migration" / (HOST if name.endswith("-1") else name)
+    return Path(os.environ.get(VARIABLE) or DEFAULT) / "migration" / (HOST if _is_first(name) else name)
+
+
+def _is_first(name: str) -> bool:
+    """Whether a network namespace, named as `rundir.namespace` does it, is that of the host itself.
+
+    Not by comparing it with that of process 1: to look at that one takes CAP_SYS_PTRACE.
+    """
+    _, inode, *cookie = name.split("-")
+    if cookie:  # 1 until Linux 6.18; from then on namespaces of all kinds share these numbers
+        return inode == _FIRST_INODE or cookie == ["1"]
+    return _ONLY_IN_FIRST.exists()
 
 
 @contextlib.contextmanager
@@ -116,6 +133,7 @@ def load() -> Record | None:
             found["boot"],
             tuple((table, Family[family]) for table, family in found["copies"]),
             tuple((family, table, handle) for family, table, handle in found["replaced"]),
+            found.get("finished", False),
         )
     except (ValueError, KeyError, TypeError) as error:
         raise NfkeepError(
