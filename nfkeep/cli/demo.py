@@ -40,7 +40,7 @@ def demo(as_json: bool) -> int:
     """
     Namespace().close()  # without the right to this, nothing else need be said
     if not as_json:
-        print(_PROBLEM)
+        print(_PROBLEM, flush=True)  # it takes some seconds until there is more
     seen = _compare()
     good, verdict = judge(seen)
     if as_json:

@@ -17,6 +17,8 @@ from nfkeep.testing import wait_until
 from nfkeep.xtables.lock import XtablesLock
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from nfkeep.namespaces import Namespace
 
 pytestmark = pytest.mark.kernel
@@ -35,6 +37,21 @@ class Run(Protocol):
 
     def __call__(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """What came of it."""
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """Whatever these tests were started by, as nohup, their own processes do not ignore signals."""
+    ignored = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is signal.SIG_IGN
+    ]
+    for number in ignored:
+        signal.signal(number, signal.SIG_DFL)
+    yield
+    for number in ignored:
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture
