@@ -68,7 +68,8 @@ def rollback() -> int:
         try:
             report = cutover.rollback()
         except BaseException:
-            print(*done, sep="\n")
+            for line in done:
+                print(line)
             raise
         persist.forget()
     outcomes.show(report)
