@@ -32,6 +32,11 @@ class KernelClock:
         return max(age, 0) / self.rate
 
 
+def tick_seconds() -> float:
+    """How long this kernel's clock stands still between two jiffies."""
+    return time.clock_getres(_CLOCK_MONOTONIC_COARSE)
+
+
 def read_clock() -> KernelClock | None:
     """What the clock shows now; None where this process may not see it."""
     text = b""
@@ -40,7 +45,7 @@ def read_clock() -> KernelClock | None:
             # The first processor's part, which comes first, is enough; the rest can be very long.
             while (part := file.read(1 << 16)) and not _JIFFIES.search(text := text + part):
                 pass
-        rate = round(1 / time.clock_getres(_CLOCK_MONOTONIC_COARSE))
+        rate = round(1 / tick_seconds())
     except OSError:
         return None
     return parse_clock(text, rate)

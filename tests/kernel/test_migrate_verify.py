@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import attrs
 import pytest
 
 from nfkeep import Family
@@ -11,6 +12,7 @@ from nfkeep.migrate import translate
 from nfkeep.migrate.source import read_source
 from nfkeep.migrate.verify import Harness, Packet, Refused, verify
 from nfkeep.migrate.verify.derive import packets_for
+from nfkeep.migrate.verify.wire import TCP, UDP
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -296,6 +298,25 @@ def test_the_clock_is_no_difference(harnesses: dict[Family, Harness]) -> None:
 
     assert compared("10.0.0.0/8") == []
     assert compared("10.0.0.0/9") == ["-A INPUT -s 10.0.0.0/8"]
+
+
+def test_credit_within_a_tick_is_no_difference(harnesses: dict[Family, Harness]) -> None:
+    """Nft lets packets through in a tick in which iptables does no more; what has another reason is still found."""
+    head = "*filter\n:INPUT DROP [0:0]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n"
+    text = head + "-A INPUT -p udp -m limit --limit 10000/sec -j ACCEPT\n-A INPUT -s 192.0.2.79 -j ACCEPT\nCOMMIT\n"
+    packets = [Packet(V4, "in0", None, f"192.0.2.{last}", "198.51.100.1", UDP, 1000, 7) for last in (78, 79)]
+    packets = [*packets[:1] * 200, *packets[1:] * 9, attrs.evolve(packets[1], protocol=TCP)]
+
+    def rules(address: str) -> str:
+        limit = "ip protocol udp limit rate 10000/second burst 5 packets accept"
+        return script("INPUT", f"{limit}\nip saddr {address} accept\ndrop", "filter", V4)
+
+    assert harnesses[V4].compare(text, rules("192.0.2.79"), packets).differences == ()
+    found = harnesses[V4].compare(text, rules("192.0.2.80"), packets).differences
+    assert found
+    assert {each.packet.source for each in found} == {"192.0.2.79"}
+    uncompared = verify(text, rules("192.0.2.79"), V4, packets=60).uncompared
+    assert sum("within a tick" in each and "10000/sec" in each for each in uncompared) == 1
 
 
 def test_seeks_packets_for_every_rule(harnesses: dict[Family, Harness]) -> None:

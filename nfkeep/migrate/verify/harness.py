@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import os
 import re
+import time
 from typing import TYPE_CHECKING
 
 import attrs
@@ -21,9 +22,12 @@ from nfkeep.migrate.verify.host import Host
 from nfkeep.migrate.verify.observed import table
 from nfkeep.migrate.verify.outcome import Chosen, Outcome, comparable, outcome, same_but_for_ports
 from nfkeep.migrate.verify.rulesets import Refused, load_legacy, load_nft, saved, tables_of
+from nfkeep.migrate.verify.ticks import is_quick
+from nfkeep.migrate.verify.words import read_words
+from nfkeep.xtables.jiffies import tick_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
     from types import TracebackType
 
     from nfkeep.migrate.source import Source
@@ -66,12 +70,14 @@ class Comparison:
 
     `counted`, where counters were asked for: rules that counted otherwise although nothing else was different;
     `unmet`: lines of the rules that no packet came to.
+    `quick`: whether there are limits as in ticks.py; `counted` can then be their doing.
     """
 
     sent: int
     differences: tuple[Difference, ...]
     counted: tuple[Counted, ...] = ()
     unmet: tuple[int, ...] = ()
+    quick: bool = False
 
 
 @attrs.define(slots=True)
@@ -124,7 +130,8 @@ class Harness:
         rules have counted, too, if the script's rules count.
         Where rules go by the clock or by chance, a difference counts if it comes again with the rules loaded afresh, a
         difference of counters if it is the very same; so two rules that go by chance are equal to this, whatever their
-        chances. Raises Refused where a host does not take its rules, InvalidRuleError for no iptables-save text.
+        chances. Where a limit is quick (ticks.py), a difference counts if a pause before the packet does not end it.
+        Raises Refused where a host does not take its rules, InvalidRuleError for no iptables-save text.
         """
         source = read_source(save_text, self.family)
         sequence = packets_for(source, packets, seed, odd=odd) if isinstance(packets, int) else list(packets)
@@ -134,23 +141,35 @@ class Harness:
             sequence += self._seek(pair, source, sequence, packets, seed)
             self._load(pair, save_text, script)
         then = self._counters(pair) if counters else ({}, {})
-        found = self._run(pair, save_text, sequence, first)
+        quick = any(is_quick(read_words(rule.words)) for _, _, rule in rules_of(source))
+        first = first and not quick
+        pauses: set[int] = set()
+
+        def run() -> list[Difference]:
+            return self._run(pair, save_text, sequence, first, pauses)
+
+        found = run()
         times = max((times for pattern, times in _AGAIN if pattern.search(save_text)), default=0)
         for _ in range(times if found else 0):
             self._load(pair, save_text, script)
-            again = {each.number for each in self._run(pair, save_text, sequence, first)}
+            again = {each.number for each in run()}
+            found = [each for each in found if each.number in again]
+        if quick and found:
+            pauses.update(each.number for each in found)
+            self._load(pair, save_text, script)
+            again = {each.number for each in run()}
             found = [each for each in found if each.number in again]
         if not counters:
-            return Comparison(len(sequence), tuple(found))
+            return Comparison(len(sequence), tuple(found), quick=quick)
         legacy, nft = (since(*each) for each in zip(self._counters(pair), then, strict=True))
         others = [] if found else list(unlike(source, legacy, nft))
         for _ in range(times if others else 0):
             self._load(pair, save_text, script)
-            self._run(pair, save_text, sequence, first)
+            run()
             counted = (since(*each) for each in zip(self._counters(pair), then, strict=True))
             again_unlike = list(unlike(source, *counted))
             others = [each for each in others if each in again_unlike]
-        return Comparison(len(sequence), tuple(found), tuple(others), tuple(sorted(unmet(source, legacy))))
+        return Comparison(len(sequence), tuple(found), tuple(others), tuple(sorted(unmet(source, legacy))), quick)
 
     def _seek(self, pair: _Pair, source: Source, sequence: Sequence[Packet], count: int, seed: int) -> list[Packet]:
         """More packets, for the rules that the legacy host's counters show no packet at."""
@@ -195,13 +214,15 @@ class Harness:
         for host in (pair.legacy, pair.nft):
             host.add_interfaces(sorted(names))
 
-    def _run(self, pair: _Pair, save_text: str, sequence: Sequence[Packet], first: bool) -> list[Difference]:
+    def _run(
+        self, pair: _Pair, save_text: str, sequence: Sequence[Packet], first: bool, pauses: Collection[int]
+    ) -> list[Difference]:
         groups = {int(number) for number in re.findall(r"--nflog-group (\d+)", save_text)}
         for host in (pair.legacy, pair.nft):
             host.log.listen(groups)
             host.begin()
         with _on_one_processor() if _PROCESSORS.search(save_text) else contextlib.nullcontext():
-            found = self._differences(pair, sequence, _chosen_ports(save_text))
+            found = self._differences(pair, sequence, _chosen_ports(save_text), pauses)
             return list(itertools.islice(found, 1) if first else found)
 
     def _load(self, pair: _Pair, save_text: str, script: str) -> None:
@@ -226,8 +247,12 @@ class Harness:
             raise refusals[0]
         pair.observer = observer
 
-    def _differences(self, pair: _Pair, sequence: Sequence[Packet], chosen: Chosen | None) -> Iterator[Difference]:
+    def _differences(
+        self, pair: _Pair, sequence: Sequence[Packet], chosen: Chosen | None, pauses: Collection[int]
+    ) -> Iterator[Difference]:
         for number, packet in enumerate(sequence):
+            if number in pauses:
+                time.sleep(2 * tick_seconds())  # one tick at least lies within, and with it credit for a packet
             logged = pair.legacy.send(packet), pair.nft.send(packet)
             if logged[0] == logged[1]:  # mostly
                 continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nfkeep.migrate.source import rules_of
+from nfkeep.migrate.verify.ticks import is_quick
 from nfkeep.migrate.verify.words import read_words
 
 if TYPE_CHECKING:
@@ -58,5 +59,7 @@ def unseen(source: Source) -> Iterator[str]:
                 yield f"{where}: -m {match}: hardly tried: {_MATCHES[match]}"
             if match == "quota" and rule.counters and rule.counters.bytes:
                 yield f"{where}: -m quota: how much is used up of it: it begins whole on both sides"
+        if is_quick(words):
+            yield f"{where}: packets within a tick of each other: iptables adds credit once a tick, nft at once"
         if any(word.name == "--mode" and word.value == "random" for word in words.conditions):
             yield f"{where}: -m statistic: chance differs from host to host"
