@@ -58,7 +58,7 @@ class Host:
             with bans:
                 return {str(ban.address): math.inf if ban.expires is None else ban.expires for ban in bans}
 
-    def expect(self, *addresses: object, jail: str = "one", timeout: float = 10.0) -> None:
+    def expect(self, *addresses: object, jail: str = "one", timeout: float = 60.0) -> None:
         """Wait until exactly these are in the list."""
         wanted = {str(address) for address in addresses}
         assert wait_until(lambda: set(self.bans(jail)) == wanted, timeout), (self.bans(jail), self.fail2ban.said())

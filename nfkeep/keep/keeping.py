@@ -42,6 +42,9 @@ LONGEST_GATE_SECONDS = 3.0
 """A program that holds the lock for longer goes on with the gates open: its new connections may slip in uncounted."""
 
 _LAST_EVENTS_SECONDS = 0.05
+_CLOSING_SECONDS = 0.05
+"""The kernel tells of a closing just before it lets go of the lock (__fput() in fs/file_table.c)."""
+_AGAIN_SECONDS = 0.01
 _TRIES = 10
 _Table = tuple[Family, str]
 
@@ -153,11 +156,17 @@ class Keeping:
             poll.register(descriptor, select.POLLIN)
         stopping = False
         while not stopping:
-            ready = {descriptor for descriptor, _ in poll.poll(self._patience())}
+            patience = self._patience()
+            if again := self._put_off and not watch.occupied:  # nobody's closing of the lock will be heard of
+                patience = int(1e3 * _AGAIN_SECONDS)
+            ready = {descriptor for descriptor, _ in poll.poll(patience)}
             stopping = self._stop in ready
             # What the last program did with the lock may still be on its way here.
             while (event := watch.wait(_LAST_EVENTS_SECONDS if stopping else 0)) is not None:
                 self._handle(watch, event)
+                again = False
+            if again and not stopping:
+                self._follow_up(watch, locked=watch.mode is Mode.FANOTIFY)
             if self._shut and time.monotonic() - self._shut_since > LONGEST_GATE_SECONDS:
                 self._open_gates()
         self._look(watch, locked=self._put_off, at_last=True)
@@ -171,15 +180,19 @@ class Keeping:
     def _handle(self, watch: TableWatch, event: Event) -> None:
         if event.kind is Kind.ABOUT_TO_CHANGE:
             try:
+                self._unseen |= self._put_off
                 self._shut_gates()
                 self._note_counters()
             finally:
                 watch.answer(event)
             return
-        self._look(watch, locked=event.kind is Kind.MAYBE_CHANGED)
+        self._follow_up(watch, locked=event.kind is Kind.MAYBE_CHANGED)
+
+    def _follow_up(self, watch: TableWatch, *, locked: bool) -> None:
+        self._look(watch, locked=locked)
         if watch.occupied:
             self._shut_gates()
-        else:
+        elif not self._put_off:
             self._open_gates()
 
     def _shut_gates(self) -> None:
@@ -212,27 +225,31 @@ class Keeping:
     def _look(self, watch: TableWatch, *, locked: bool, at_last: bool = False) -> None:
         """Put back the state of every table that was replaced, or may have been.
 
-        Put off while somebody has the lock, whose closing is heard of: to wait would leave the gates shut, and others
-        who open the lock without an answer. `at_last` there is nobody to hear of it.
+        Put off while somebody has the lock: to wait would leave the gates shut, and others who open the lock without an
+        answer. `at_last` there is no next time.
         """
+        put_off, self._put_off = self._put_off, False
         with contextlib.ExitStack() as stack:
             # Where the lock's openings are only heard of, ours would be heard of as well.
-            self._put_off = watch.mode is Mode.FANOTIFY and not self._take_lock(stack, wait=at_last)
-            self._unseen |= self._put_off or watch.mode is not Mode.FANOTIFY
-            if self._put_off:
+            exclusive = watch.mode is Mode.FANOTIFY
+            occupied = exclusive and watch.occupied
+            if exclusive and not self._take_lock(stack, 0.0 if occupied else _CLOSING_SECONDS, at_last=at_last):
+                self._put_off = True
+                self._unseen |= occupied
                 return
+            self._unseen |= not exclusive
             touched = [table for table in self._first if self._touched(table, locked=locked)]
-            if touched:
-                touched += self._renew(locked=watch.mode is Mode.FANOTIFY)
+            if touched or put_off:
+                touched += self._renew(locked=exclusive)
             for table in dict.fromkeys(touched):
                 _tried_again(functools.partial(self._restore, table))
 
-    def _take_lock(self, stack: contextlib.ExitStack, *, wait: bool) -> bool:
-        """With `wait` the gates stay shut no longer than they may."""
+    def _take_lock(self, stack: contextlib.ExitStack, seconds: float, *, at_last: bool = False) -> bool:
+        """`at_last` as long as it takes, though the gates stay shut no longer than they may."""
         try:
-            stack.enter_context(XtablesLock((self._patience() or 0) / 1e3 if wait else 0.0))
+            stack.enter_context(XtablesLock((self._patience() or 0) / 1e3 if at_last else seconds))
         except LockTimeoutError:
-            if not wait:
+            if not at_last:
                 return False
             self._open_gates()
             stack.enter_context(XtablesLock(self._lock_timeout))
@@ -287,14 +304,15 @@ class Keeping:
     def _renew(self, *, locked: bool) -> list[_Table]:
         """Where a rule is back with another configuration than what was held for it, give it that.
 
-        The tables that were replaced for it. Without the lock there is a next time, at the end at the latest.
+        The tables that were replaced for it. Where the lock is not to be had there is a next time.
         """
         replaced: list[_Table] = []
         for family in Family:
             if not (unlike := _unlike(family)):
                 continue
             with contextlib.ExitStack() as stack:
-                if not locked and not self._take_lock(stack, wait=False):
+                if not locked and not self._take_lock(stack, _CLOSING_SECONDS):
+                    self._put_off = True
                     continue
                 tables = hold.renew(family, unlike)
                 hold.place(family, unlike.items(), beside=self._beside(family))

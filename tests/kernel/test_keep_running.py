@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import json
 import os
 import socket
+import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -23,9 +26,7 @@ from nfkeep.xtables.lock import XtablesLock
 from nfkeep.xtables.watch import Mode, TableWatch
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Callable
-    from pathlib import Path
 
     from nfkeep.namespaces import Namespace
 
@@ -175,6 +176,37 @@ def test_nobody_slips_in_during_twenty_restores(start_service: Start, runner: Ru
     assert slipped == 0
     assert attempts > 20
     assert len(living(old)) == LIMIT
+
+
+def test_nobody_slips_in_while_a_stranger_has_the_lock(start_service: Start, runner: Runner) -> None:
+    """Its opening went unseen, and it has the lock right after a restore; so has, for a moment, whoever closes it."""
+    service = start_service(INPUT)
+    old = service.dial()
+    rules = service.gateway.run("iptables-legacy-save").stdout
+    with open(runner.folder / "xtables.lock", "w", encoding="ascii") as lock:
+        taken = threading.Thread(target=fcntl.flock, args=(lock, fcntl.LOCK_EX), daemon=True)
+        waits = f"-> FLOCK  ADVISORY  WRITE {os.getpid()} "
+        with service.gateway, nfkeep.keep() as kept:
+            restore = service.gateway.popen(["iptables-legacy-restore"], stdin=subprocess.PIPE)
+            assert restore.stdin is not None
+            restore.stdin.write(rules.partition("COMMIT")[0])
+            restore.stdin.flush()
+            assert wait_until(lambda: holds_a_lock(restore.pid))
+            taken.start()
+            assert wait_until(lambda: waits in Path("/proc/locks").read_text())
+            restore.communicate("COMMIT\n")
+            taken.join()
+            assert len(service.dial()) == 0
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            assert wait_until(lambda: "nfkeep" not in service.gateway.run("nft list tables").stdout)
+            assert len(service.dial()) == 0
+    assert [each.fidelity for each in kept.report.outcomes if each.kind == "connlimit"] == [Fidelity.RESTORED]
+    assert len(living(old)) == LIMIT
+
+
+def holds_a_lock(process: int) -> bool:
+    """Whether a process has a lock on a file."""
+    return f": FLOCK  ADVISORY  WRITE {process} " in Path("/proc/locks").read_text()
 
 
 def test_without_nfkeep_they_slip_in(start_service: Start, tmp_path: Path) -> None:
