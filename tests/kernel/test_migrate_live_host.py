@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 LARGE = "NFKEEP_LARGE_HOST" in os.environ
 """Ten thousand connections, half of them by NAT, 200 transferring, and 20,000 entries: `tox -e large`."""
 pytestmark = [
-    pytest.mark.kernel, pytest.mark.timeout(3600 if LARGE else 600), pytest.mark.usefixtures("own_directories"),
+    pytest.mark.kernel, pytest.mark.timeout(3600), pytest.mark.usefixtures("own_directories"),
 ]  # fmt: skip
 
 RULES, SOURCES, LISTS = rounds(500), 250 if LARGE else rounds(8), rounds(20)
@@ -186,7 +186,7 @@ def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: Tran
         steps = (("apply", True), ("rollback", False), ("apply", True), ("confirm", True), ("rollback", False))
         for command, nft in steps:
             began = time.monotonic()
-            host.namespace.run([*MIGRATE, command], env=dict(os.environ))
+            host.namespace.run([*MIGRATE, command], env=dict(os.environ), timeout=600.0)
             took = max(took, time.monotonic() - began)
             watched.check(nft=nft, took=took)
             assert (command, intruders.admitted) == (command, 0)
