@@ -13,6 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 import attrs
+from rounds import PART
 
 from nfkeep import Counters, Family
 from nfkeep.testing import abort_all, dial
@@ -259,10 +260,13 @@ class Door:
 
 
 class Again:
-    """A thread that does the same again and again, inside the block; it lets others have the machine in between."""
+    """A thread that does the same again and again, inside the block; it lets others have the machine in between.
+
+    On an emulated processor as much less often as tests have fewer rounds: nothing else would get a turn.
+    """
 
     def __init__(self, pause_seconds: float) -> None:
-        self._pause_seconds = pause_seconds
+        self._pause_seconds = pause_seconds * PART
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 

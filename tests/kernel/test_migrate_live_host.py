@@ -31,7 +31,7 @@ from moved_host import (
     served,
 )  # fmt: skip
 from mover import MIGRATE
-from rounds import rounds
+from rounds import PART, rounds
 
 from nfkeep import Family
 from nfkeep.testing import close_all, living, wait_until
@@ -54,10 +54,10 @@ RULES, SOURCES, LISTS = rounds(500), 250 if LARGE else rounds(8), rounds(20)
 """SOURCES: of each kind of connection; each has as many connections as it may have."""
 IN_A_LIST, IN_A_SET = 90, 9000 if LARGE else 2000
 TRANSFERS = 50 if LARGE else 4
-PAUSE_SECONDS = TRANSFERS / 400
+PAUSE_SECONDS = TRANSFERS / 400 * PART
 VERIFIED = rounds(200)
 EXACT_SECONDS = 2.0
-PATIENCE_SECONDS = 60.0 if LARGE else 5.0
+PATIENCE_SECONDS = 60.0 if LARGE or PART > 1 else 5.0
 
 
 @pytest.fixture
