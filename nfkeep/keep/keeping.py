@@ -42,9 +42,9 @@ LONGEST_GATE_SECONDS = 3.0
 """A program that holds the lock for longer goes on with the gates open: its new connections may slip in uncounted."""
 
 _LAST_EVENTS_SECONDS = 0.05
-_CLOSING_SECONDS = 0.05
+_AGAIN_MILLISECONDS = 2
 """The kernel tells of a closing just before it lets go of the lock (__fput() in fs/file_table.c)."""
-_AGAIN_SECONDS = 0.01
+_SELDOM_MILLISECONDS = 100
 _TRIES = 10
 _Table = tuple[Family, str]
 
@@ -158,7 +158,7 @@ class Keeping:
         while not stopping:
             patience = self._patience()
             if again := self._put_off and not watch.occupied:  # nobody's closing of the lock will be heard of
-                patience = int(1e3 * _AGAIN_SECONDS)
+                patience = _AGAIN_MILLISECONDS if self._shut else _SELDOM_MILLISECONDS
             ready = {descriptor for descriptor, _ in poll.poll(patience)}
             stopping = self._stop in ready
             # What the last program did with the lock may still be on its way here.
@@ -166,7 +166,7 @@ class Keeping:
                 self._handle(watch, event)
                 again = False
             if again and not stopping:
-                self._follow_up(watch, locked=watch.mode is Mode.FANOTIFY)
+                self._follow_up(watch, locked=True)
             if self._shut and time.monotonic() - self._shut_since > LONGEST_GATE_SECONDS:
                 self._open_gates()
         self._look(watch, locked=self._put_off, at_last=True)
@@ -180,6 +180,8 @@ class Keeping:
     def _handle(self, watch: TableWatch, event: Event) -> None:
         if event.kind is Kind.ABOUT_TO_CHANGE:
             try:
+                if self._put_off and not watch.occupied:
+                    self._look(watch, locked=True)
                 self._unseen |= self._put_off
                 self._shut_gates()
                 self._note_counters()
@@ -228,28 +230,28 @@ class Keeping:
         Put off while somebody has the lock: to wait would leave the gates shut, and others who open the lock without an
         answer. `at_last` there is no next time.
         """
-        put_off, self._put_off = self._put_off, False
+        self._put_off = False
         with contextlib.ExitStack() as stack:
             # Where the lock's openings are only heard of, ours would be heard of as well.
             exclusive = watch.mode is Mode.FANOTIFY
             occupied = exclusive and watch.occupied
-            if exclusive and not self._take_lock(stack, 0.0 if occupied else _CLOSING_SECONDS, at_last=at_last):
+            if exclusive and not self._take_lock(stack, wait=at_last):
                 self._put_off = True
                 self._unseen |= occupied
                 return
             self._unseen |= not exclusive
             touched = [table for table in self._first if self._touched(table, locked=locked)]
-            if touched or put_off:
+            if touched:
                 touched += self._renew(locked=exclusive)
             for table in dict.fromkeys(touched):
                 _tried_again(functools.partial(self._restore, table))
 
-    def _take_lock(self, stack: contextlib.ExitStack, seconds: float, *, at_last: bool = False) -> bool:
-        """`at_last` as long as it takes, though the gates stay shut no longer than they may."""
+    def _take_lock(self, stack: contextlib.ExitStack, *, wait: bool) -> bool:
+        """With `wait` the gates stay shut no longer than they may."""
         try:
-            stack.enter_context(XtablesLock((self._patience() or 0) / 1e3 if at_last else seconds))
+            stack.enter_context(XtablesLock((self._patience() or 0) / 1e3 if wait else 0.0))
         except LockTimeoutError:
-            if not at_last:
+            if not wait:
                 return False
             self._open_gates()
             stack.enter_context(XtablesLock(self._lock_timeout))
@@ -304,15 +306,14 @@ class Keeping:
     def _renew(self, *, locked: bool) -> list[_Table]:
         """Where a rule is back with another configuration than what was held for it, give it that.
 
-        The tables that were replaced for it. Where the lock is not to be had there is a next time.
+        The tables that were replaced for it. Without the lock there is a next time, at the end at the latest.
         """
         replaced: list[_Table] = []
         for family in Family:
             if not (unlike := _unlike(family)):
                 continue
             with contextlib.ExitStack() as stack:
-                if not locked and not self._take_lock(stack, _CLOSING_SECONDS):
-                    self._put_off = True
+                if not locked and not self._take_lock(stack, wait=False):
                     continue
                 tables = hold.renew(family, unlike)
                 hold.place(family, unlike.items(), beside=self._beside(family))
