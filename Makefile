@@ -8,11 +8,11 @@ MAKEFLAGS += --no-builtin-rules
 
 PACKAGES := iptables nftables ipset nfacct conntrack iproute2 \
 	libxtables-dev \
-	fail2ban \
+	fail2ban openssh-client openssh-server \
 	gcc libc6-dev pkg-config python3-venv python3-dev
 
-# those of them that would start a service, which the tests neither need nor want on this host
-SERVICES := fail2ban
+# those of them that would start a service, which the tests neither need nor want on this host, and its units
+SERVICES := fail2ban:fail2ban.service openssh-server:ssh.service openssh-server:ssh.socket
 
 # the Python that .venv is made with: the system's, whose headers apt installs, or else the first one on PATH
 PYTHON := $(firstword $(wildcard /usr/bin/python3) python3)
@@ -58,7 +58,7 @@ packages:
 	apt-get -qq update || echo "nfkeep: apt-get update failed; trying with the package lists as they are" >&2; \
 	fresh=(); \
 	for service in $(SERVICES); do \
-		if [[ " $${missing[*]} " = *" $$service "* ]]; then fresh+=("$$service.service"); fi; \
+		if [[ " $${missing[*]} " = *" $${service%:*} "* ]]; then fresh+=("$${service#*:}"); fi; \
 	done; \
 	if [ $${#fresh[@]} != 0 ]; then systemctl mask --runtime --quiet "$${fresh[@]}" 2>/dev/null || true; fi; \
 	apt-get -qq -o DPkg::Lock::Timeout=300 install --yes --no-install-recommends "$${missing[@]}" >/dev/null \
