@@ -18,6 +18,8 @@ _CLOSE_ENOUGH = 0.001
 def rate_and_unit(text: str) -> tuple[int, str]:
     """`3/min` as (3, "minute"); without a unit it is by the second (parse_rate() in libxt_limit.c)."""
     number, given, unit = text.partition("/")
+    if int(number) < 1:
+        raise Lost(f"{text} is no rate")
     if not given:
         return int(number), "second"
     for name in ("second", "minute", "hour", "day"):

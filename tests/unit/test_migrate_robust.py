@@ -52,6 +52,16 @@ def translated(text: str) -> Translation | None:
         return None
 
 
+@pytest.mark.parametrize("rate", ["0/sec", "0", "-3/sec", "x/sec", "/sec", "3/"])
+@pytest.mark.parametrize("match", ["limit --limit", "hashlimit --hashlimit-name a --hashlimit-upto"])
+def test_what_is_no_rate_is_lost(match: str, rate: str) -> None:
+    """And only the rule that has it: iptables would refuse it, but a text may have been made by anybody."""
+    text = f"*filter\n:INPUT ACCEPT [0:0]\n-A INPUT -m {match} {rate} -j ACCEPT\n-A INPUT -p udp -j DROP\nCOMMIT\n"
+    found = migrate.translate(text, Family.IPV4)
+    assert [(each.line, each.fidelity) for each in found.losses] == [(3, Fidelity.LOST)]
+    assert "ip protocol udp" in found.script
+
+
 def listed(script: str) -> str:
     """What `nft list ruleset` prints once the script is loaded."""
     done = subprocess.run(

@@ -28,5 +28,5 @@ def _seconds_for_one(rate: str) -> float:
     try:
         number, unit = rate_and_unit(rate)
         return unit_seconds(unit) / number
-    except (Lost, ValueError, ZeroDivisionError):  # of bytes, or none
+    except (Lost, ValueError):  # of bytes, or none
         return math.inf
