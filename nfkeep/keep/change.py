@@ -27,6 +27,7 @@ from nfkeep.xtables.quota import NAME as QUOTA
 from nfkeep.xtables.tables import TABLES, TableHandle, in_use
 
 if TYPE_CHECKING:
+    from nfkeep.keep.passage import TakenOff
     from nfkeep.keep.restore import Restoration
 
 Holds = Sequence[tuple[Family, StateKey, Extension]]
@@ -52,13 +53,14 @@ class Change:
     One of several tells the journal, right before, what the table is about to become.
 
     `image`: the table as it was, for the journal. `revert` puts the table back as it was, counters going on; without
-    it, what is replaced stays replaced.
+    it, what is replaced stays replaced. `taken_off` is told what opening packets had raised counters by.
     """
 
     before: Observation
     image: Image
     replace: Callable[[Note], Replaced | None]
     revert: Callable[[], None] | None = None
+    taken_off: TakenOff | None = None
 
     @property
     def family(self) -> Family:
@@ -249,7 +251,7 @@ def put_back(
         after, of_quotas = known
         plan = make_plan(change.before, after, _others(change, written, changes), hold=keep_holds, unseen=unseen)
         if restoration is not None:
-            outcomes += restoration.count_again(plan)
+            outcomes += restoration.count_again(plan, change.taken_off)
             restoration.open_gate()
             gate_seconds = max(gate_seconds, restoration.gate_seconds)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -19,6 +20,9 @@ from nfkeep.keep.report import Outcome, Report
 from nfkeep.xtables import quota
 from nfkeep.xtables.tables import in_use
 
+if TYPE_CHECKING:
+    from nfkeep.keep.passage import TakenOff
+
 NOTHING = Report()
 """Of a change that concerns no state."""
 
@@ -29,19 +33,20 @@ class Along:
 
     `before` the first table is replaced: what it raises is raised, and nothing is changed. `after` the last one was,
     and before anything is counted again: it must not raise. `recount`: whether anything is, and gates are shut for it;
-    without that, counts of connections are lost.
+    without that, counts of connections are lost. `taken_off` is told what opening packets had raised counters by.
     """
 
     before: Callable[[], None] | None = None
     after: Callable[[], None] | None = None
     recount: bool = True
+    taken_off: TakenOff | None = None
 
     def __bool__(self) -> bool:
         return self.before is not None or self.after is not None or not self.recount
 
     def around(self, changes: Sequence[Change]) -> list[Change]:
         """The changes, with this before and after them."""
-        found = list(changes)
+        found = [attrs.evolve(each, taken_off=self.taken_off) for each in changes]
         if self.before is not None:
             found[0] = attrs.evolve(found[0], replace=_after(self.before, found[0].replace))
         if self.after is not None:

@@ -4,7 +4,8 @@ stay out, and what the packets of the others have raised the rules' counters by 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from nfkeep.errors import CommitError, ConflictError
 from nfkeep.keep.report import Fidelity, Outcome
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from nfkeep.conntrack import Flows
     from nfkeep.model import Family
     from nfkeep.xtables.image import Image
-    from nfkeep.xtables.walk import Hazard
+    from nfkeep.xtables.walk import Counted, Hazard
+
+TakenOff: TypeAlias = "Callable[[Image, Counted], None]"
+"""Told of a table, as it was before opening packets passed it, and what they have raised its counters by."""
 
 _NOT_PASSED = "nat"  # entries are made with their translations done, so that table is not asked again
 
@@ -56,8 +60,8 @@ class Passage:
         """Read the counters while the packets are the last that have raised those of the limits."""
         self._after = self._images()
 
-    def take_off(self, flows: Flows) -> list[Outcome]:
-        """Subtract the packets from the counters of the rules that they have met.
+    def take_off(self, flows: Flows, told: TakenOff | None = None) -> list[Outcome]:
+        """Subtract the packets from the counters of the rules that they have met; `told` is told of each table.
 
         Of a packet whose way is in doubt it is known up to the first rule that nobody can decide: that is told. If
         rules have counted less than they should have, somebody has dropped packets before: then nothing is done.
@@ -73,7 +77,7 @@ class Passage:
         walked = self._walk.settle(self._after, self._probes, sent)
         doubtful = sum(times for times, certain in zip(sent, walked.certain, strict=True) if not certain)
         try:
-            done = self._subtract()
+            done = self._subtract(told)
         except (ConflictError, CommitError) as error:
             return [
                 Outcome("counters", where, Fidelity.APPROXIMATED, f"{packets} opening packets are in them: {error}")
@@ -100,7 +104,7 @@ class Passage:
                     return False
         return True
 
-    def _subtract(self) -> bool:
+    def _subtract(self, told: TakenOff | None) -> bool:
         less = []
         for before, after in zip(self._before, self._after, strict=True):
             counted = self._walk.counted(before.name)
@@ -110,10 +114,12 @@ class Passage:
             for at, packets in enumerate(counted.packets):
                 if now[at].packets - then[at].packets < packets:
                     return False
-            less.append((before.name, counted))
-        for name, counted in less:
-            with TableHandle(name, self._family) as handle:
+            less.append((before, counted))
+        for before, counted in less:
+            with TableHandle(before.name, self._family) as handle:
                 handle.count([-n & _ALL_BITS for n in counted.packets], [-n & _ALL_BITS for n in counted.bytes])
+            if told is not None:
+                told(before, counted)
         return True
 
     def _images(self) -> list[Image]:

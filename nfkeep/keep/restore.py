@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 import attrs
 
@@ -29,6 +30,9 @@ from nfkeep.nft.owned_table import OwnedTable
 from nfkeep.nft.ruleset import TimedSet
 from nfkeep.xtables import connlimit
 from nfkeep.xtables.tables import TableKind
+
+if TYPE_CHECKING:
+    from nfkeep.keep.passage import TakenOff
 
 #: The gate opens by itself after this long, should this process be stopped and never go on.
 OPEN_AGAIN_SECONDS = 30
@@ -99,8 +103,11 @@ class Restoration:
         with self._conntrack.select(self.family, selectors) as flows:
             self._injector.prepare(flows.interfaces)
 
-    def count_again(self, plan: Plan) -> list[Outcome]:
-        """Have the live flows of the plan's limits counted; what came of each limit."""
+    def count_again(self, plan: Plan, taken_off: TakenOff | None = None) -> list[Outcome]:
+        """Have the live flows of the plan's limits counted; what came of each limit.
+
+        `taken_off` is told, for each table, what the opening packets had raised its counters by.
+        """
         if not plan.limits:
             return []
         assert self._guard is not None, "shut() comes first"
@@ -122,7 +129,7 @@ class Restoration:
                     recreate=recreate, nonces=self.nonces, settle=_Settle(self._guard),
                     resets=self._guard.question(RESETS), done=done,
                 )  # fmt: skip
-                counters_off = passage.take_off(flows)
+                counters_off = passage.take_off(flows, taken_off)
         except (NfkeepError, OSError) as error:
             reason = f"the rules are live, but counting the flows again failed: {error}"
             return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]

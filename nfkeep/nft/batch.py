@@ -63,7 +63,7 @@ class BatchSocket:
             raise UnsupportedError(f"no nfnetlink socket: {error}", "nfnetlink") from error
         for option in (_NETLINK_NO_ENOBUFS, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        _bind(self._socket)
+        bind(self._socket)
         self._sequence = 1
 
     def generation(self) -> int:
@@ -237,7 +237,7 @@ def _expression_at(message: Message, offset: int) -> str:
     return ""
 
 
-def _bind(opened: socket.socket) -> None:
+def bind(opened: socket.socket) -> None:
     """Give the socket an address that no other ever has.
 
     The kernel would choose the process id, and that again as soon as the socket that has it begins to close. It drops

@@ -1,21 +1,14 @@
-"""Counters of rules that somebody else has made: read by the thousand, and set by putting the same rule in its place.
-
-nft has no command that adds to a rule's counter. What the kernel lists of a rule (nf_tables_fill_rule_info()) it also
-takes as a rule, with three exceptions. A nameless set belongs to one rule only. Of what writes TCP options it lists
-flags, and refuses to be told any (nft_exthdr_tcp_set_init()). Of what adds to a set without timeouts it lists a timeout
-of 0, and refuses that (nft_dynset_init()).
-"""
+"""Rules that somebody else has made, with their counters: read by the thousand."""
 
 from __future__ import annotations
 
 import functools
-import struct
 from typing import TYPE_CHECKING
 
 from nfkeep.model import Counters
 from nfkeep.nft import _ffi
-from nfkeep.nft.messages import NFT_MSG_NEWRULE, Message
-from nfkeep.nft.wire import attribute, attributes, attributes_at, nest, string
+from nfkeep.nft.messages import Message
+from nfkeep.nft.wire import string, u64
 from nfkeep.plenty import plenty
 
 if TYPE_CHECKING:
@@ -24,13 +17,7 @@ if TYPE_CHECKING:
     from nfkeep.nft.batch import BatchSocket
 
 _NFT_MSG_GETRULE = 7
-_NLM_F_REPLACE = 0x100
-_TABLE, _CHAIN, _HANDLE, _EXPRESSIONS, _USERDATA = 1, 2, 3, 4, 7  # NFTA_RULE_*
-_NAME, _DATA = 1, 2  # NFTA_EXPR_*
-_BYTES, _PACKETS = 1, 2  # NFTA_COUNTER_*
-_INTO = 1  # NFTA_EXTHDR_DREG
-_TIMEOUT = 6  # NFTA_DYNSET_TIMEOUT
-_NAMELESS = (b"__set", b"__map")
+_TABLE, _CHAIN, _HANDLE = 1, 2, 3  # NFTA_RULE_*
 
 
 @plenty(slots=True)
@@ -38,7 +25,8 @@ class SeenRule:
     """A rule as the kernel lists it. `counters` are those of its first counter; None if it has none.
 
     `meaning`: what it does, whatever it has counted, and its comment: another one that does the same has the same.
-    Nameless sets have another name in each rule; what is in them is not looked at.
+    Nameless sets have another name in each rule; what is in them is not looked at. `expressions`: as attributes; the
+    first counter begins at `counter_at`, if there is one.
     """
 
     family: int
@@ -47,30 +35,9 @@ class SeenRule:
     handle: int
     counters: Counters | None
     meaning: bytes
-    _at: int
-    _expressions: bytes
-    _userdata: bytes | None
-
-    @property
-    def settable(self) -> bool:
-        """Whether `counting` can put it in its own place."""
-        if self.counters is None or any(name in self._expressions for name in _NAMELESS):
-            return False
-        return not _refused(self._expressions)
-
-    def counting(self, counters: Counters) -> Message:
-        """The message that puts the same rule, with these counters, in its place."""
-        old, at = self._expressions, self._at
-        length = _attribute_length(old, at)
-        counter = string(_NAME, "counter") + nest(
-            _DATA, attribute(_BYTES, _u64(counters.bytes)) + attribute(_PACKETS, _u64(counters.packets))
-        )
-        body = string(_TABLE, self.table) + string(_CHAIN, self.chain) + attribute(_HANDLE, _u64(self.handle))
-        body += nest(_EXPRESSIONS, old[:at] + nest(1, counter) + old[at + length :])
-        if self._userdata is not None:
-            body += attribute(_USERDATA, self._userdata)
-        what = f"the counter of rule {self.handle} of the chain {self.chain}"
-        return Message(NFT_MSG_NEWRULE, _NLM_F_REPLACE, body, what, self.family)
+    counter_at: int
+    expressions: bytes
+    userdata: bytes | None
 
 
 def list_rules(opened: BatchSocket, family: int, table: str, chain: str = "") -> list[bytes]:
@@ -88,7 +55,7 @@ def read_again(opened: BatchSocket, rules: Sequence[SeenRule]) -> list[SeenRule]
         Message(
             _NFT_MSG_GETRULE,
             0,
-            string(_TABLE, rule.table) + string(_CHAIN, rule.chain) + attribute(_HANDLE, _u64(rule.handle)),
+            string(_TABLE, rule.table) + string(_CHAIN, rule.chain) + u64(_HANDLE, rule.handle),
             f"rule {rule.handle} of the chain {rule.chain}",
             rule.family,
         )
@@ -121,26 +88,6 @@ def seen(family: int, listed: Sequence[bytes]) -> list[SeenRule]:
             )
         )
     return found
-
-
-def _refused(expressions: bytes) -> bool:
-    if b"exthdr\0" not in expressions and b"dynset\0" not in expressions:
-        return False
-    for _, _, expression in attributes_at(expressions):
-        told = dict(attributes(expression))
-        name, data = told[_NAME], dict(attributes(told.get(_DATA, b"")))
-        if (name == b"exthdr\0" and _INTO not in data) or (name == b"dynset\0" and not any(data.get(_TIMEOUT, b""))):
-            return True
-    return False
-
-
-def _attribute_length(data: bytes, at: int) -> int:
-    (length,) = struct.unpack_from("=H", data, at)
-    return int(length + (-length & 3))
-
-
-def _u64(number: int) -> bytes:
-    return number.to_bytes(8, "big")
 
 
 def _text(value: bytes) -> str:

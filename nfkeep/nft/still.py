@@ -1,4 +1,4 @@
-"""Tables that stand still: what they have counted and collected can be read yet, and no packet meets them any more."""
+"""Tables that stand still, and go: what they have counted and collected can be read, and no packet meets them."""
 
 from __future__ import annotations
 
@@ -24,6 +24,12 @@ def stand_still(opened: BatchSocket, those: Sequence[SeenTable]) -> None:
     """Take tables from the packets' way, with all that is in them, in one transaction. Raises as `BatchSocket.run`."""
     # Their hooks come off when the transaction comes into force (nf_tables_commit()): until then all is as it was.
     opened.run([_made(each, u32(_FLAGS, DORMANT)) for each in those])
+
+
+def wake(opened: BatchSocket, those: Sequence[SeenTable]) -> None:
+    """Put dormant tables in the packets' way, in one transaction. Raises as `BatchSocket.run`."""
+    # Hooks are registered one after the other, each before the transaction is in force (nf_tables_table_enable()).
+    opened.run([_made(each, u32(_FLAGS, 0)) for each in those])
 
 
 def delete(opened: BatchSocket, those: Sequence[SeenTable]) -> None:

@@ -35,6 +35,11 @@ def u32(kind: int, number: int) -> bytes:
     return ATTRIBUTE_HEAD.pack(8, kind) + (number & 0xFFFFFFFF).to_bytes(4, "big")
 
 
+def u64(kind: int, number: int) -> bytes:
+    """NLA_U64, as nf_tables has it."""
+    return ATTRIBUTE_HEAD.pack(12, kind) + number.to_bytes(8, "big")
+
+
 def data_value(kind: int, value: bytes) -> bytes:
     """A value as rules and elements hold it: NFTA_DATA_VALUE in a nest."""
     return nest(kind, attribute(1, value))

@@ -13,7 +13,7 @@ import attrs
 from nfkeep.model import Counters, Family, Hook, Rule
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 _TARGET_AND_NEXT_AT = {Family.IPV4: 88, Family.IPV6: 140}
 _FROM_TARGET_ON = {Family.IPV4: struct.Struct("=HH4xQQ"), Family.IPV6: struct.Struct("=HH8xQQ")}  # counters come last
@@ -97,6 +97,13 @@ class Image:
                 entry = rule.entry[:at] + counters + rule.entry[at + _PAIR.size :]
             pieces.append(entry)
         return attrs.evolve(self, entries=b"".join(pieces))
+
+    def with_counters(self, packets: Sequence[int], octets: Sequence[int]) -> Image:
+        """The image with these counters, by entry in the kernel's order."""
+        at, entries = _COUNTERS_AT[self.family], bytearray(self.entries)
+        for (start, _), *counters in zip(self._walk(), packets, octets, strict=True):
+            _PAIR.pack_into(entries, start + at, *counters)
+        return attrs.evolve(self, entries=bytes(entries))
 
     def _starts(self) -> dict[int, str]:
         return {self.hook_entries[hook]: hook.name for hook in Hook if self.valid_hooks >> hook & 1}

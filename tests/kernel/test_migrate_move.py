@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import signal
 import socket
 import subprocess
@@ -14,7 +13,6 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from flood import PAYLOADS, Flood
 from limited import LIMIT, Service, Shape
 from mover import MIGRATE, NEW, OLD, Mover, without_counters
 from rounds import rounds
@@ -137,46 +135,6 @@ def test_verify(mover: Mover, family: list[str]) -> None:
     name = "ip6" if family else "ip"
     mover.namespace.run(f"nft insert rule {name} filter INPUT meta l4proto tcp drop")
     assert mover("verify", "--live", "--packets", "100", *family, check=False).returncode == 5
-
-
-def test_counters_go_on(start_service: Callable[..., Service]) -> None:
-    """Also where opening packets have passed on behalf of connections; with values looked up, and with choices."""
-    rules = [
-        "-A INPUT -p tcp --dport 873",
-        "-A INPUT -p tcp -m multiport --dports 22,873,8080",
-        "-A INPUT -p tcp -m connbytes ! --connbytes 100000 --connbytes-dir both --connbytes-mode bytes",
-        f"-A INPUT {SHAPES[0].rule(873)}",
-    ]
-    service = start_service(SHAPES[0], rules=rules)
-    old = service.dial()
-    service.quiet()
-    Mover(service.gateway)("apply", "--accept-losses")
-    saved = service.gateway.run("iptables-legacy-save -c").stdout
-    before = [re.match(r"\[(\d+):(\d+)\] -A INPUT", line) for line in saved.splitlines()]
-    counted = [match.groups() for match in before if match is not None][1:5]  # between ours
-    after = re.findall(
-        r"counter packets (\d+) bytes (\d+)", service.gateway.run("nft list chain ip filter INPUT").stdout
-    )
-    assert counted == after[:4]
-    assert int(counted[0][0]) > 2 * LIMIT
-    close_all(old)
-
-
-def test_counters_under_traffic(mover: Mover) -> None:
-    """At full rate what is missing is what passes in a few milliseconds."""
-    for port in PAYLOADS:
-        mover.namespace.run(f"iptables-legacy -A INPUT -p udp --dport {port} -j ACCEPT")
-    flood = Flood(mover.namespace)
-    try:
-        mover("apply")
-        sent = flood.stop()
-    finally:
-        flood.close()
-    text = mover.nft()
-    for port, wanted in sent.items():
-        found = re.search(rf"udp dport {port} counter packets (\d+) ", text)
-        assert found is not None
-        assert 0 <= wanted.packets - int(found[1]) < 0.05 * wanted.packets, (port, wanted, found[1])
 
 
 def test_confirm(mover: Mover) -> None:

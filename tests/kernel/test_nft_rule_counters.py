@@ -70,11 +70,7 @@ def test_first_counter(namespace: Namespace) -> None:
         f"counter packets {most} bytes {most}",
     )
     assert [rule.counters for rule in found] == [None, Counters(5, 6), Counters(most, most)]
-    assert [(rule.table, rule.chain, rule.settable) for rule in found] == [
-        ("t", "c", False),
-        ("t", "c", True),
-        ("t", "c", True),
-    ]
+    assert {(rule.table, rule.chain) for rule in found} == {("t", "c")}
 
 
 def test_no_rule() -> None:

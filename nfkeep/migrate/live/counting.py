@@ -1,21 +1,26 @@
 """Counters that go on in nft where those of iptables have stopped.
 
 When nft's rules are loaded, iptables counts on until it is put out of action; opening packets pass nft's rules; for a
-moment both count. Once iptables stands still, what its rules have counted in the end is known exactly, and nft's rules
-are set to that and what has come since. A packet that passes while a rule's counter is read and set is not in it.
+moment both count. What a rule of nft has to have more than it has is one number from the moment on in which it comes
+into force (`nfkeep.migrate.live.beginning`), and known within bounds. Once iptables stands still, what its rules have
+counted in the end bounds it, too. A packet that passes while the counter is read and set is told by the kernel, and
+added in another round.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.migrate.live.commands import run_nft
 from nfkeep.migrate.live.host import source_of
 from nfkeep.migrate.parts import Statement
 from nfkeep.model import Counters, Family
 from nfkeep.nft.batch import BatchSocket
+from nfkeep.nft.replaced_rules import ReplacedRules
+from nfkeep.nft.rule_again import again
 from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
 from nfkeep.nft.table_list import tables
 
@@ -25,13 +30,16 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from nfkeep.migrate.layout import Line
-    from nfkeep.migrate.parts import Simple
+    from nfkeep.migrate.live.beginning import Begun
     from nfkeep.migrate.translation import Translation
     from nfkeep.xtables.image import Image
 
 _COUNTER = ("counter", "counter ")
+_FIGURES = re.compile(r"counter packets (\d+) bytes (\d+)")
 _AT_ONCE = 10
 """Rules that are set in one go: more of them, and more packets would pass meanwhile."""
+_ROUNDS = 100
+"""One takes some 0.2 ms: at a thousand packets a second, most rules need no second one."""
 
 Where = tuple[str, str, int]
 """Table, chain and place in it, from 0; the policy is behind the last rule."""
@@ -101,39 +109,47 @@ class Continuation:
         self.there = {table: seen(self.family.value, rules) for table, rules in self._listed.items()}
         self.counting = counting_rules(self.translation, self.there, self.lines)
 
-    def go_on(self, final: Mapping[Where, Counters]) -> int:
-        """Have them go on from what iptables has counted in the end, and what has come since they were read.
+    def go_on(self, final: Mapping[Where, Counters], begun: Mapping[Where, Begun]) -> GoneOn:
+        """Have them go on: with what iptables has counted until nft has begun to, and what nft has counted since.
 
-        How many rules and policies of iptables that are. From then on `there` has the rules of nft by table, and
+        `final`: what iptables has counted in the end. From then on `there` has the rules of nft by table, and
         `counting` those among them that count for each of iptables.
         """
         self._understand()
-        counting = [(final[where], rules) for where, rules in self.counting.items() if where in final]
-        wrong = [
-            _Counting(rules, Counters(*missing)) for each, rules in counting if any(missing := _missing(each, rules))
+        counting = [
+            _counting(final[where], rules, begun.get(where)) for where, rules in self.counting.items() if where in final
         ]
-        settable = [each for each in wrong if each.first.settable]
-        for at in range(0, len(settable), _AT_ONCE):
-            some = settable[at : at + _AT_ONCE]
-            self.opened.run([rule.counting(total) for rule, total in self._totals(some)])
-        others = [each for each in wrong if not each.first.settable]
-        if others:
-            lines = [each.rules[0][0] for each in others]
-            totals = self._totals(others)
-            run_nft("".join(_replaced(line, *each) for line, each in zip(lines, totals, strict=True)))
-        if wrong:  # others stand in their places
-            self._listed = self._list()
+        wrong = [each for each in counting if each.wrong]
+        if wrong:
+            with ReplacedRules() as replaced:
+                for at in range(0, len(wrong), _AT_ONCE):
+                    self._set(wrong[at : at + _AT_ONCE], replaced)
+            self._listed = self._list()  # others stand in their places
             self._understand()
-        return len(counting)
+        missing = tuple([each.doubt for each in counting if each.doubt])
+        return GoneOn(len(counting), missing, sum(each.doubt is None for each in counting))
 
-    def _totals(self, some: Sequence[_Counting]) -> list[tuple[SeenRule, Counters]]:
-        """For the first rule of each: what it has counted by now, and what is missing."""
-        found = []
-        for each, now in zip(some, read_again(self.opened, [each.first for each in some]), strict=True):
-            assert now.counters is not None, "it had one"
-            packets, size = now.counters.packets + each.missing.packets, now.counters.bytes + each.missing.bytes
-            found.append((now, Counters(max(0, packets), max(0, size))))
-        return found
+    def _set(self, some: Sequence[_Counting], replaced: ReplacedRules) -> None:
+        """Add what is missing in them, and again what has passed meanwhile, until nothing has; so often at the most."""
+        numbers = itertools.count(1)
+        ready = [(each, again(self.opened, each.first, numbers)) for each in some]
+        for _ in range(_ROUNDS):
+            replaced.take()
+            now = [rule.counters or Counters() for rule in read_again(self.opened, [each.first for each, _ in ready])]
+            changes = (rule.messages(each.total(before)) for (each, rule), before in zip(ready, now, strict=True))
+            self.opened.run([message for messages in changes for message in messages])
+            gone = replaced.take()
+            for (each, _), before in zip(ready, now, strict=True):
+                after = gone[each.first.family, each.first.table, each.first.handle]
+                each.passed(after.packets - before.packets, after.bytes - before.bytes)
+            for each, rule in ready:
+                if rule.forgets:  # each time it lets one burst more pass
+                    each.give_up()
+            ready = [(each, rule) for each, rule in ready if each.wrong and not rule.forgets]
+            if not ready:
+                return
+        for each, _ in ready:
+            each.give_up()
 
     def __enter__(self) -> Self:
         return self
@@ -142,35 +158,63 @@ class Continuation:
         self.opened.close()
 
 
-@attrs.frozen(slots=True)
+@attrs.define
 class _Counting:
-    """The rules of nft that count for one of iptables; `missing`: what all together have too little, or too much."""
+    """The rules of nft that count for one of iptables, of which the `first` has what was counted before.
 
-    rules: list[tuple[Line, SeenRule]]
-    missing: Counters
+    `packets`, `bytes`: what all together have too little, or, below zero, too much. `doubt`: how many packets more they
+    may have too little, at the most; None if that is not known.
+    """
+
+    first: SeenRule
+    packets: int
+    bytes: int
+    doubt: int | None
 
     @property
-    def first(self) -> SeenRule:
-        """The rule that has what was counted before."""
-        return self.rules[0][1]
+    def wrong(self) -> bool:
+        """Whether anything is to be set."""
+        return bool(self.packets or self.bytes)
+
+    def total(self, now: Counters) -> Counters:
+        """What the first rule is to have that has so much by now."""
+        return Counters(max(0, now.packets + self.packets), max(0, now.bytes + self.bytes))
+
+    def passed(self, packets: int, octets: int) -> None:
+        """So much has passed between the reading and the setting: that is what is missing now."""
+        self.packets, self.bytes = packets, octets
+
+    def give_up(self) -> None:
+        """Let be missing what is."""
+        if self.doubt is not None:
+            self.doubt += max(0, self.packets)
 
 
-def _missing(final: Counters, rules: Sequence[tuple[Line, SeenRule]]) -> tuple[int, int]:
-    """Packets and bytes that these have too little, or, below zero, too much."""
-    packets, octets = final.packets, final.bytes
-    for _, rule in rules:
-        if rule.counters is not None:
-            packets -= rule.counters.packets
-            octets -= rule.counters.bytes
-    return packets, octets
+def _counting(final: Counters, rules: Sequence[tuple[Line, SeenRule]], begun: Begun | None) -> _Counting:
+    """What rules of nft have that count for one of iptables, which has counted `final`, and what is missing."""
+    line, first = rules[0]
+    has = [rule.counters for _, rule in rules if rule.counters is not None]
+    # What passed before nft's counters were read is in these, or in both: so that is missing at least.
+    missing = final.packets - sum(each.packets for each in has), final.bytes - sum(each.bytes for each in has)
+    if begun is None or final.packets < begun.most.packets:  # somebody has put them to zero
+        return _Counting(first, *missing, doubt=None)
+    had, opening = _beginning(line), begun.opening or Counters()
+    if begun.opening == Counters():
+        missing = max(missing, (begun.least.packets - had.packets, begun.least.bytes - had.bytes))
+    doubt = begun.most.packets - had.packets - opening.packets - missing[0]
+    return _Counting(first, *missing, doubt=max(0, doubt))
 
 
-def _replaced(line: Line, rule: SeenRule, total: Counters) -> str:
-    """The command of nft that puts the same rule, with this counter, in its place: for one with a nameless set."""
-    counter = f"counter packets {total.packets} bytes {total.bytes}"
-    text = " ".join(counter if _is_counter(part) else str(part) for part in line.parts)
-    family = "ip6" if rule.family == Family.IPV6.value else "ip"
-    return f"replace rule {family} {rule.table} {rule.chain} handle {rule.handle} {text}\n"
+@attrs.frozen(slots=True)
+class GoneOn:
+    """How many rules and policies go on, and how many packets some of them may have too little, at the most.
+
+    `unknown`: of how many that is not known.
+    """
+
+    number: int
+    missing: tuple[int, ...]
+    unknown: int
 
 
 def lines_of(text: str, family: Family) -> dict[int, Where]:
@@ -213,5 +257,9 @@ def _counts(line: Line) -> bool | None:
     return None
 
 
-def _is_counter(part: Simple) -> bool:
-    return isinstance(part, Statement) and part.text[:8] in _COUNTER
+def _beginning(line: Line) -> Counters:
+    """What a line's counter begins with."""
+    for part in line.parts:
+        if isinstance(part, Statement) and (found := _FIGURES.fullmatch(part.text)):
+            return Counters(int(found[1]), int(found[2]))
+    return Counters()

@@ -15,6 +15,7 @@ import attrs
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome, Report
 from nfkeep.migrate.live import collection, copies, in_force, parking, record, ties, tokens
+from nfkeep.migrate.live.beginning import Beginning
 from nfkeep.migrate.live.commands import NFT_FAMILY, run_tool
 from nfkeep.migrate.live.counting import Continuation, added, counted_between, final_counters
 from nfkeep.migrate.live.host import read_host, source_of
@@ -33,6 +34,8 @@ from nfkeep.xtables.tables import in_use
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from nfkeep.migrate.live.beginning import Begun
+    from nfkeep.migrate.live.counting import GoneOn, Where
     from nfkeep.migrate.live.parking import Name
     from nfkeep.migrate.live.plan import Plan
 
@@ -143,18 +146,22 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
     copies.make(fresh.host)
     known.look(done.copies)
     last: dict[Family, str] = {}
+    beginning = Beginning(set(done.legacy) - set(done.copies))
 
     def come_into_force() -> None:
         last.update(copies.last_rules(fresh.host, done))
-        wake(fresh)
+        wake(fresh, beginning.look)
 
-    report = parking.count_again(parking.limited(done.legacy), come_into_force, known) or Report()
+    limited = parking.limited(done.legacy)
+    report = parking.count_again(limited, come_into_force, known, beginning.taken_off) or Report()
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     keys = tokens.carry(fresh.keys)
     tell("putting the rules of iptables out of action")
     since = time.monotonic()
     parking.park(done.legacy, known)
-    continued = list(_go_on(fresh, known, last, since))
+    doubtful = {each.where.split()[0] for each in report.outcomes if each.kind == "counters"}
+    begun = {family: beginning.begun(family, certain=f"{family}" not in doubtful) for family in Family}
+    continued = list(_go_on(fresh, known, last, begun, since))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
     record.wake()
@@ -184,10 +191,17 @@ def _shape(plan: Plan) -> tuple[object, ...]:
     return plan.tables, legacy, set(host.iptables_nft), set(host.compat), set(host.twice)
 
 
-def _go_on(plan: Plan, known: Known, last: Mapping[Family, str], since: float) -> Iterator[Outcome]:
+def _go_on(
+    plan: Plan,
+    known: Known,
+    last: Mapping[Family, str],
+    begun: Mapping[Family, Mapping[Where, Begun]],
+    since: float,
+) -> Iterator[Outcome]:
     """Have nft's counters go on where those of iptables stand still, and note what counts for what from `since` on.
 
-    `known`: the tables as they stand still; `last`: the rules of iptables-nft, as they were in the end.
+    `known`: the tables as they stand still; `last`: the rules of iptables-nft, as they were in the end; `begun`: what
+    rules of iptables had counted when those of nft came into force.
     """
     tied = []
     with contextlib.ExitStack() as stack:
@@ -201,13 +215,25 @@ def _go_on(plan: Plan, known: Known, last: Mapping[Family, str], since: float) -
                 final = final_counters(images, without=parking.OWN)
                 if family in last:
                     final = added(final, counted_between(plan.host.rules[family], last[family], family))
-                detail = f"{each.go_on(final)} rules and policies go on; {ON_THE_WAY}"
+                fidelity, detail = _told(each.go_on(final, begun[family]))
                 tied.append(ties.tie(each, final))
             except NfkeepError as error:  # no reason to undo the move
+                fidelity = Fidelity.APPROXIMATED
                 detail = f"some may have only what was counted until nft's rules were loaded, and since: {error}"
-            yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, detail)
+            yield Outcome("counters", f"{family}, all rules and policies", fidelity, detail)
         with contextlib.closing(BatchSocket()) as opened:
             ties.save(Ties(record.boot(), since, opened.generation(), tuple(tied)))
+
+
+def _told(gone_on: GoneOn) -> tuple[Fidelity, str]:
+    """How well the counters of a family have come through, and the figures."""
+    detail = f"{gone_on.number} rules and policies go on"
+    if gone_on.unknown:
+        return Fidelity.APPROXIMATED, f"{detail}; {ON_THE_WAY}"
+    if gone_on.missing:
+        detail += f"; {len(gone_on.missing)} of them may lack packets that passed in the moment of the change"
+        return Fidelity.APPROXIMATED, f"{detail}: {max(gone_on.missing)} each at the most"
+    return Fidelity.RESTORED, detail
 
 
 def _counted(plan: Plan, report: Report) -> tuple[dict[str, Outcome], list[Outcome]]:

@@ -17,7 +17,10 @@ import attrs
 from nfkeep.errors import NfkeepError
 from nfkeep.migrate.live.commands import NFT, Running, run_nft
 from nfkeep.migrate.script import table_lines
+from nfkeep.nft import still
+from nfkeep.nft.batch import BatchSocket
 from nfkeep.nft.elements import ADD, ElementSocket, SetHandle, fail
+from nfkeep.nft.table_list import tables
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -59,12 +62,24 @@ def bring_in(plan: Plan, again: Callable[[], Plan]) -> Plan:
     return fresh
 
 
-def wake(plan: Plan) -> None:
-    """Have the tables in force, with what is listed of whom rules have seen; all of them, or none."""
+def wake(plan: Plan, look: Callable[[], None]) -> None:
+    """Have the tables in force, with what is listed of whom rules have seen; all of them, or none.
+
+    `look` is called right before that moment and right after it, but not where they take the place of others.
+    """
     if plan.host.iptables_nft:
         run_nft(plan.script)
         return
-    run_nft(plan.listed + "".join(f"table {family} {name}\n" for family, name in plan.tables))
+    if listed := plan.listed:
+        run_nft(listed)
+    with contextlib.closing(BatchSocket()) as opened:
+        wanted = set(plan.tables)
+        asleep = [each for each in tables(opened) if each.key in wanted]
+        if len(asleep) < len(wanted):
+            raise NfkeepError("somebody has deleted tables of nft that were just loaded: call it again")
+        look()
+        still.wake(opened, asleep)
+        look()
 
 
 def _with_members(table: NftTable) -> tuple[Declaration, ...]:

@@ -19,6 +19,7 @@ from nfkeep.xtables.tables import TABLES, TableHandle, in_use, read
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
 
+    from nfkeep.keep.passage import TakenOff
     from nfkeep.keep.report import Report
     from nfkeep.keep.transaction import Transactions
 
@@ -45,11 +46,17 @@ def place(text: str, family: Family) -> None:
     restore_iptables("legacy", family, parked_text(text))
 
 
-def count_again(tables: Iterable[Name], load: Callable[[], None], known: Known | None = None) -> Report | None:
+def count_again(
+    tables: Iterable[Name],
+    load: Callable[[], None],
+    known: Known | None = None,
+    taken_off: TakenOff | None = None,
+) -> Report | None:
     """Replace these tables, so that nfkeep has every connection that they limit counted again: by nft's rules too.
 
     `load` brings those into force, once nobody can open a connection: what opens one passes both rulesets then, also
     those of these tables that were out of action. Raises NfkeepError if they are not the `known` ones any more.
+    `taken_off` is told what such packets had raised the counters of iptables by.
     """
     names = list(tables)
     if not names:
@@ -58,7 +65,7 @@ def count_again(tables: Iterable[Name], load: Callable[[], None], known: Known |
     known = known or Known({})
     with transactions(*names) as txs:
         known.check(txs)
-        txs.along = Along(before=load, after=lambda: known.look(names))
+        txs.along = Along(before=load, after=lambda: known.look(names), taken_off=taken_off)
         for name in names:
             parked = {chain for chain, text in _own_rules(*name) if text == PARKED}
             for chain in _base_chains(name[0]):

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from nfkeep.migrate.source import SourceRule
 
 ON_THE_WAY = "a packet that passes in the milliseconds of the change may be missing"
+_EXACTLY = "exact but for packets of the very moment: `apply` tells if some may be missing"
 _WHILE_LOADING = "what passes while nft loads the script is not in it"
 _FULL_AGAIN = "how much is used up cannot be read: it begins full, so that one burst more passes at most"
 _STATES = MappingProxyType(
@@ -191,7 +192,8 @@ def outcomes(host: Host, keys: Iterable[Keys]) -> Iterator[Outcome]:
 
 
 def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
-    yield Outcome("counters", f"{family}, all rules and policies", Fidelity.APPROXIMATED, ON_THE_WAY)
+    how = (Fidelity.APPROXIMATED, ON_THE_WAY) if family in host.compat else (Fidelity.RESTORED, _EXACTLY)
+    yield Outcome("counters", f"{family}, all rules and policies", *how)
     carried = {name for name, _, _ in carried_lists(text, family)}
     for name in sorted(carried & host.recent.keys()):
         yield _list(name, family, sum((":" in each) == (family is Family.IPV6) for each in host.recent[name]))

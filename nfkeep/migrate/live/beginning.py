@@ -1,0 +1,72 @@
+"""What the rules of iptables had counted in the moment in which those of nft came into force beside them.
+
+From that moment on nft counts every packet, and iptables only those that nft lets pass: hooks that were made last come
+first (nf_hook_entries_grow() in net/netfilter/core.c). Before it, iptables alone has counted. So what its rules had
+counted then and what nft has counted since are the whole, but for the opening packets, which nft counts as well, and
+which are known. The moment itself lies between two readings; a rule that is the same in both leaves no doubt.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import attrs
+
+from nfkeep.migrate.live.counting import added, final_counters
+from nfkeep.migrate.live.parking import OWN
+from nfkeep.model import Counters
+from nfkeep.xtables.tables import read_image
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from nfkeep.migrate.live.counting import Where
+    from nfkeep.migrate.live.parking import Name
+    from nfkeep.model import Family
+    from nfkeep.xtables.image import Image
+    from nfkeep.xtables.walk import Counted
+
+
+@attrs.frozen(slots=True)
+class Begun:
+    """What a rule or policy had counted when nft began to: that at `least`, and that at the `most`.
+
+    `opening`: the opening packets among what nft has counted since; None if that is not known.
+    """
+
+    least: Counters
+    most: Counters
+    opening: Counters | None
+
+
+class Beginning:
+    """That moment, for some tables: `look` right before it and right after it. Counting again tells `taken_off`."""
+
+    def __init__(self, names: Iterable[Name]) -> None:
+        self._names = tuple(names)
+        self._looks: list[list[Image]] = []
+        self._opening: dict[Family, list[Image]] = {}
+
+    def look(self) -> None:
+        """Read the counters. Raises NfkeepError."""
+        self._looks.append([read_image(*name) for name in self._names])
+
+    def taken_off(self, image: Image, counted: Counted) -> None:
+        """Note what opening packets have raised the counters of a table by, in iptables, and in nft."""
+        self._opening.setdefault(image.family, []).append(image.with_counters(counted.packets, counted.bytes))
+
+    def begun(self, family: Family, *, certain: bool) -> dict[Where, Begun]:
+        """What is known of the rules of one family. `certain`: whether all opening packets were taken off."""
+        if len(self._looks) != 2:
+            return {}
+        least, most = (
+            final_counters([image for image in images if image.family is family], without=OWN) for images in self._looks
+        )
+        opening: dict[Where, Counters] = {}
+        for image in self._opening.get(family, ()):
+            opening = {**opening, **added(final_counters([image], without=OWN), opening)}
+        return {
+            where: Begun(least[where], each, opening.get(where, Counters()) if certain else None)
+            for where, each in most.items()
+            if where in least
+        }

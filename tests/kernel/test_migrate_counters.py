@@ -1,0 +1,86 @@
+"""Counters of rules that go on in nft when a running host is moved: exactly, or with what may be missing told."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from flood import Flood, total
+from limited import LIMIT, Service, Shape
+from mover import Mover
+
+from nfkeep import Family
+from nfkeep.testing import close_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600), pytest.mark.usefixtures("own_directories")]
+
+
+TOLD = re.compile(
+    r"^counters +IPv\d, all rules and policies +(\w+) +[^:\n]*(?:: (\d+) each at the most)?$", re.MULTILINE
+)
+SHAPE = Shape("TCP INPUT")
+
+
+UNDECIDED = "-m connbytes ! --connbytes 100000 --connbytes-dir both --connbytes-mode bytes"
+"""What nobody can tell of opening packets, so that they are in the counters behind it, which the report says."""
+
+
+@pytest.mark.parametrize(("match", "fidelity"), [("", "restored"), (UNDECIDED, "approximated")], ids=["", "undecided"])
+def test_counters_go_on(start_service: Callable[..., Service], match: str, fidelity: str) -> None:
+    """Also where opening packets have passed on behalf of connections; with values looked up, and with choices."""
+    rules = [
+        "-A INPUT -p tcp --dport 873",
+        "-A INPUT -p tcp -m multiport --dports 22,873,8080",
+        f"-A INPUT -p tcp {match}",
+        f"-A INPUT {SHAPE.rule(873)}",
+    ]
+    service = start_service(SHAPE, rules=rules)
+    old = service.dial()
+    service.quiet()
+    told = Mover(service.gateway)("apply", "--accept-losses").stdout
+    assert [told for told, _ in TOLD.findall(told)] == [fidelity]
+    saved = service.gateway.run("iptables-legacy-save -c").stdout
+    before = [re.match(r"\[(\d+):(\d+)\] -A INPUT", line) for line in saved.splitlines()]
+    counted = [match.groups() for match in before if match is not None][1:5]  # between ours
+    after = re.findall(
+        r"counter packets (\d+) bytes (\d+)", service.gateway.run("nft list chain ip filter INPUT").stdout
+    )
+    assert counted == after[:4]
+    assert int(counted[0][0]) > 2 * LIMIT
+    close_all(old)
+
+
+_FLOODED = [
+    "-A INPUT -p udp --dport 7001 -j ACCEPT",
+    "-A INPUT -p udp -m multiport --dports 7002,7003",
+    "-A INPUT -p udp --dport 7002 -j DROP",
+    "-A INPUT -p udp --dport 7003",
+]
+
+
+@pytest.mark.parametrize("family", Family, ids=str)
+def test_counters_under_traffic(start_service: Callable[..., Service], family: Family) -> None:
+    """At full rate, while connections are counted again: no packet counts twice, and no more are missing than is told.
+
+    Also of what is dropped, which iptables does not see any more once nft has its rules.
+    """
+    service = start_service(Shape("TCP INPUT", family), rules=_FLOODED)
+    old = service.dial()
+    flood = Flood(service.gateway, family)
+    try:
+        told = Mover(service.gateway)("apply", "--accept-losses").stdout
+        sent = flood.stop()
+    finally:
+        flood.close()
+    chains = service.gateway.run(f"nft list table {'ip' if family is Family.IPV4 else 'ip6'} filter").stdout
+    found = re.findall(r"udp dport .*counter packets (\d+) bytes (\d+)", chains)
+    wanted = [sent[7001], total(sent[7002], sent[7003]), sent[7002], sent[7003]]
+    missing = [want.packets - int(packets) for want, (packets, _) in zip(wanted, found, strict=True)]
+    [(_, most)] = TOLD.findall(told)
+    assert 0 <= min(missing) <= max(missing) <= int(most or 0)
+    assert min(want.bytes - int(size) for want, (_, size) in zip(wanted, found, strict=True)) >= 0
+    close_all(old)
