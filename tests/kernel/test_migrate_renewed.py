@@ -225,8 +225,21 @@ def test_what_is_asleep_is_not_in_force(host: Namespace) -> None:
         plan = make_plan(read_host(), try_out=False)
         assert load.bring_in(plan, lambda: plan) is plan
         assert dormant() == {("ip", "filter"): True, ("ip6", "filter"): True}
-        load.wake(plan)
+        seen: list[dict[tuple[str, str], bool]] = []
+        load.wake(plan, lambda: seen.append(dormant()))
+        assert seen == [{("ip", "filter"): True, ("ip6", "filter"): True}, dormant()]
         assert dormant() == {("ip", "filter"): False, ("ip6", "filter"): False}
+
+
+def test_what_is_asleep_and_gone_is_missed(host: Namespace) -> None:
+    """Somebody deletes a table before it is awake: then nothing is."""
+    with host:
+        plan = make_plan(read_host(), try_out=False)
+        load.bring_in(plan, lambda: plan)
+        host.run("nft delete table ip6 filter")
+        with pytest.raises(NfkeepError, match="somebody has deleted"):
+            load.wake(plan, lambda: None)
+        assert dormant() == {("ip", "filter"): True}
 
 
 def dormant() -> dict[tuple[str, str], bool]:

@@ -29,6 +29,7 @@ from nfkeep.migrate.live.ties import Ties
 from nfkeep.migrate.live.unchanged import Known
 from nfkeep.model import Family
 from nfkeep.nft.batch import BatchSocket
+from nfkeep.xtables.jiffies import tick_seconds
 from nfkeep.xtables.tables import in_use
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ if TYPE_CHECKING:
     from nfkeep.migrate.live.counting import GoneOn, Where
     from nfkeep.migrate.live.parking import Name
     from nfkeep.migrate.live.plan import Plan
+
+
+_TICKS = 3
+"""The kernel counts the ages of elements in ticks, rounds each end of them, and rounds the time that is left up."""
 
 
 @attrs.frozen(slots=True)
@@ -157,7 +162,7 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
     done = _save(done, "nft's rules are in force beside those of iptables, and connections are counted")
     keys = tokens.carry(fresh.keys)
     tell("putting the rules of iptables out of action")
-    since = time.monotonic()
+    since = time.monotonic() + _TICKS * tick_seconds()  # what was loaded right before must not look as if it came then
     parking.park(done.legacy, known)
     doubtful = {each.where.split()[0] for each in report.outcomes if each.kind == "counters"}
     begun = {family: beginning.begun(family, certain=f"{family}" not in doubtful) for family in Family}
