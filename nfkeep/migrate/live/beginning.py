@@ -14,29 +14,28 @@ import attrs
 
 from nfkeep.migrate.live.counting import added, final_counters
 from nfkeep.migrate.live.parking import OWN
-from nfkeep.model import Counters
 from nfkeep.xtables.tables import read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from nfkeep.migrate.live.counting import Where
     from nfkeep.migrate.live.parking import Name
-    from nfkeep.model import Family
+    from nfkeep.model import Counters, Family
     from nfkeep.xtables.image import Image
     from nfkeep.xtables.walk import Counted
 
 
 @attrs.frozen(slots=True)
 class Begun:
-    """What a rule or policy had counted when nft began to: that at `least`, and that at the `most`.
+    """What rules and policies of one family had counted when nft began to: that at `least`, and that at the `most`.
 
-    `opening`: the opening packets among what nft has counted since; None if that is not known.
+    `opening`: where there are opening packets among what nft has counted since; None if that is not known.
     """
 
-    least: Counters
-    most: Counters
-    opening: Counters | None
+    least: Mapping[Where, Counters]
+    most: Mapping[Where, Counters]
+    opening: Mapping[Where, Counters] | None
 
 
 class Beginning:
@@ -55,18 +54,15 @@ class Beginning:
         """Note what opening packets have raised the counters of a table by, in iptables, and in nft."""
         self._opening.setdefault(image.family, []).append(image.with_counters(counted.packets, counted.bytes))
 
-    def begun(self, family: Family, *, certain: bool) -> dict[Where, Begun]:
+    def begun(self, family: Family, *, certain: bool) -> Begun:
         """What is known of the rules of one family. `certain`: whether all opening packets were taken off."""
-        if len(self._looks) != 2:
-            return {}
-        least, most = (
-            final_counters([image for image in images if image.family is family], without=OWN) for images in self._looks
-        )
         opening: dict[Where, Counters] = {}
         for image in self._opening.get(family, ()):
-            opening = {**opening, **added(final_counters([image], without=OWN), opening)}
-        return {
-            where: Begun(least[where], each, opening.get(where, Counters()) if certain else None)
-            for where, each in most.items()
-            if where in least
-        }
+            counted = {where: each for where, each in final_counters([image], without=OWN).items() if each.packets}
+            opening |= added(counted, opening)
+        if len(self._looks) != 2:
+            return Begun({}, {}, None)
+        before, after = ([image for image in images if image.family is family] for images in self._looks)
+        least = final_counters(before, without=OWN)
+        most = least if before == after else final_counters(after, without=OWN)
+        return Begun(least, most, opening if certain else None)

@@ -97,7 +97,7 @@ class Continuation:
         self.opened = BatchSocket()
         self.handles = {each.name: each.handle for each in tables(self.opened) if each.family == family.value}
         self.there: dict[str, list[SeenRule]] = {}
-        self.counting: dict[Where, list[tuple[Line, SeenRule]]] = {}
+        self.counting: dict[Where, list[tuple[str, SeenRule]]] = {}
         self._listed = self._list()
         self.lines = lines_of(text, family)
 
@@ -109,15 +109,18 @@ class Continuation:
         self.there = {table: seen(self.family.value, rules) for table, rules in self._listed.items()}
         self.counting = counting_rules(self.translation, self.there, self.lines)
 
-    def go_on(self, final: Mapping[Where, Counters], begun: Mapping[Where, Begun]) -> GoneOn:
+    def go_on(self, final: Mapping[Where, Counters], begun: Begun) -> GoneOn:
         """Have them go on: with what iptables has counted until nft has begun to, and what nft has counted since.
 
         `final`: what iptables has counted in the end. From then on `there` has the rules of nft by table, and
-        `counting` those among them that count for each of iptables.
+        `counting` those among them that count for each of iptables, each with the counter that it was loaded with.
         """
         self._understand()
+        there = [(where, rules) for where, rules in self.counting.items() if where in final]
         counting = [
-            _counting(final[where], rules, begun.get(where)) for where, rules in self.counting.items() if where in final
+            _counting(where, final[where], rules, begun)
+            for where, rules in there
+            if not _stands_still(where, final[where], rules, begun)
         ]
         wrong = [each for each in counting if each.wrong]
         if wrong:
@@ -127,7 +130,7 @@ class Continuation:
             self._listed = self._list()  # others stand in their places
             self._understand()
         missing = tuple([each.doubt for each in counting if each.doubt])
-        return GoneOn(len(counting), missing, sum(each.doubt is None for each in counting))
+        return GoneOn(len(there), missing, sum(each.doubt is None for each in counting))
 
     def _set(self, some: Sequence[_Counting], replaced: ReplacedRules) -> None:
         """Add what is missing in them, and again what has passed meanwhile, until nothing has; so often at the most."""
@@ -190,19 +193,33 @@ class _Counting:
             self.doubt += max(0, self.packets)
 
 
-def _counting(final: Counters, rules: Sequence[tuple[Line, SeenRule]], begun: Begun | None) -> _Counting:
+def _stands_still(where: Where, final: Counters, rules: Sequence[tuple[str, SeenRule]], begun: Begun) -> bool:
+    """Whether nothing has been counted at all, here or there, since the rules were read."""
+    loaded, first = rules[0]
+    return (
+        len(rules) == 1
+        and first.counters == final == begun.most.get(where) == begun.least.get(where)
+        and begun.opening is not None
+        and where not in begun.opening
+        and loaded == f"counter packets {final.packets} bytes {final.bytes}"
+    )
+
+
+def _counting(where: Where, final: Counters, rules: Sequence[tuple[str, SeenRule]], begun: Begun) -> _Counting:
     """What rules of nft have that count for one of iptables, which has counted `final`, and what is missing."""
-    line, first = rules[0]
+    loaded, first = rules[0]
     has = [rule.counters for _, rule in rules if rule.counters is not None]
     # What passed before nft's counters were read is in these, or in both: so that is missing at least.
     missing = final.packets - sum(each.packets for each in has), final.bytes - sum(each.bytes for each in has)
-    if begun is None or final.packets < begun.most.packets:  # somebody has put them to zero
+    least, most = begun.least.get(where), begun.most.get(where)
+    if least is None or most is None or final.packets < most.packets:  # somebody has put it to zero
         return _Counting(first, *missing, doubt=None)
-    had, opening = _beginning(line), begun.opening or Counters()
-    if begun.opening == Counters():
-        missing = max(missing, (begun.least.packets - had.packets, begun.least.bytes - had.bytes))
-    doubt = begun.most.packets - had.packets - opening.packets - missing[0]
-    return _Counting(first, *missing, doubt=max(0, doubt))
+    figures = _FIGURES.fullmatch(loaded)
+    packets, size = (int(figures[1]), int(figures[2])) if figures else (0, 0)
+    opening = (begun.opening or {}).get(where, Counters())
+    if begun.opening is not None and not opening.packets:
+        missing = max(missing, (least.packets - packets, least.bytes - size))
+    return _Counting(first, *missing, doubt=max(0, most.packets - packets - opening.packets - missing[0]))
 
 
 @attrs.frozen(slots=True)
@@ -230,9 +247,12 @@ def lines_of(text: str, family: Family) -> dict[int, Where]:
 
 def counting_rules(
     translation: Translation, there: Mapping[str, list[SeenRule]], lines: Mapping[int, Where]
-) -> dict[Where, list[tuple[Line, SeenRule]]]:
-    """The rules of nft that count for each rule of iptables, the one that began with its counters first."""
-    found: dict[Where, list[tuple[Line, SeenRule]]] = {}
+) -> dict[Where, list[tuple[str, SeenRule]]]:
+    """The rules of nft that count for each rule of iptables, the one that began with its counters first.
+
+    Each with the text of the counter that it was loaded with.
+    """
+    found: dict[Where, list[tuple[str, SeenRule]]] = {}
     for table in translation.tables:
         by_chain: dict[str, list[SeenRule]] = {}
         for rule in there[table.name]:
@@ -243,23 +263,15 @@ def counting_rules(
             if len(written) != len(rules):  # somebody has changed it already: it counts as it does
                 continue
             for line, rule in zip(written, rules, strict=True):
-                if line.source in lines and (begins := _counts(line)) is not None and rule.counters is not None:
+                if line.source in lines and (loaded := _counter(line)) and rule.counters is not None:
                     counting = found.setdefault(lines[line.source], [])
-                    counting.insert(0 if begins else len(counting), (line, rule))
+                    counting.insert(0 if loaded != "counter" else len(counting), (loaded, rule))
     return found
 
 
-def _counts(line: Line) -> bool | None:
-    """Whether a line begins with what was counted before, or from zero; None if it has no counter."""
+def _counter(line: Line) -> str:
+    """The counter of a line, with what was counted before or without figures; "" if it has none."""
     for part in line.parts:
         if isinstance(part, Statement) and part.text[:8] in _COUNTER:
-            return part.text != "counter"
-    return None
-
-
-def _beginning(line: Line) -> Counters:
-    """What a line's counter begins with."""
-    for part in line.parts:
-        if isinstance(part, Statement) and (found := _FIGURES.fullmatch(part.text)):
-            return Counters(int(found[1]), int(found[2]))
-    return Counters()
+            return part.text
+    return ""

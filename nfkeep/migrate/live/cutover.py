@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from nfkeep.migrate.live.beginning import Begun
-    from nfkeep.migrate.live.counting import GoneOn, Where
+    from nfkeep.migrate.live.counting import GoneOn
     from nfkeep.migrate.live.parking import Name
     from nfkeep.migrate.live.plan import Plan
 
@@ -200,7 +200,7 @@ def _go_on(
     plan: Plan,
     known: Known,
     last: Mapping[Family, str],
-    begun: Mapping[Family, Mapping[Where, Begun]],
+    begun: Mapping[Family, Begun],
     since: float,
 ) -> Iterator[Outcome]:
     """Have nft's counters go on where those of iptables stand still, and note what counts for what from `since` on.
