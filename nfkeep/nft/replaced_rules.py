@@ -6,6 +6,7 @@ answer to whoever has made the change.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -39,8 +40,9 @@ class ReplacedRules:
         except OSError as error:
             raise UnsupportedError(f"no nfnetlink socket: {error}", "nfnetlink") from error
         bind(self._socket)  # without an address nothing is told
-        try:
+        with contextlib.suppress(PermissionError):  # in a container; there may be room enough
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
+        try:
             self._socket.setsockopt(_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP, _NFNLGRP_NFTABLES)
         except OSError as error:
             self._socket.close()

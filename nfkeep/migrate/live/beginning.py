@@ -17,7 +17,7 @@ from nfkeep.migrate.live.parking import OWN
 from nfkeep.xtables.tables import read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from nfkeep.migrate.live.counting import Where
     from nfkeep.migrate.live.parking import Name
@@ -54,8 +54,8 @@ class Beginning:
         """Note what opening packets have raised the counters of a table by, in iptables, and in nft."""
         self._opening.setdefault(image.family, []).append(image.with_counters(counted.packets, counted.bytes))
 
-    def begun(self, family: Family, *, certain: bool) -> Begun:
-        """What is known of the rules of one family. `certain`: whether all opening packets were taken off."""
+    def begun(self, family: Family, *, doubtful: Container[str]) -> Begun:
+        """What is known of the rules of a family. `doubtful`: those in which not all opening packets were taken off."""
         opening: dict[Where, Counters] = {}
         for image in self._opening.get(family, ()):
             counted = {where: each for where, each in final_counters([image], without=OWN).items() if each.packets}
@@ -65,4 +65,4 @@ class Beginning:
         before, after = ([image for image in images if image.family is family] for images in self._looks)
         least = final_counters(before, without=OWN)
         most = least if before == after else final_counters(after, without=OWN)
-        return Begun(least, most, opening if certain else None)
+        return Begun(least, most, None if str(family) in doubtful else opening)

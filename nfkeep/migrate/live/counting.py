@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
+from nfkeep.errors import NfkeepError
 from nfkeep.migrate.live.host import source_of
 from nfkeep.migrate.parts import Statement
 from nfkeep.model import Counters, Family
@@ -143,7 +144,9 @@ class Continuation:
             self.opened.run([message for messages in changes for message in messages])
             gone = replaced.take()
             for (each, _), before in zip(ready, now, strict=True):
-                after = gone[each.first.family, each.first.table, each.first.handle]
+                after = gone.get((each.first.family, each.first.table, each.first.handle))
+                if after is None:
+                    raise NfkeepError(f"nobody told what rule {each.first.handle} of {each.first.chain} had counted")
                 each.passed(after.packets - before.packets, after.bytes - before.bytes)
             for each, rule in ready:
                 if rule.forgets:  # each time it lets one burst more pass

@@ -7,6 +7,7 @@ far it is.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from typing import TYPE_CHECKING
 
@@ -165,7 +166,7 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
     since = time.monotonic() + _TICKS * tick_seconds()  # what was loaded right before must not look as if it came then
     parking.park(done.legacy, known)
     doubtful = {each.where.split()[0] for each in report.outcomes if each.kind == "counters"}
-    begun = {family: beginning.begun(family, certain=f"{family}" not in doubtful) for family in Family}
+    begun = functools.partial(beginning.begun, doubtful=doubtful)
     continued = list(_go_on(fresh, known, last, begun, since))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
@@ -200,7 +201,7 @@ def _go_on(
     plan: Plan,
     known: Known,
     last: Mapping[Family, str],
-    begun: Mapping[Family, Begun],
+    begun: Callable[[Family], Begun],
     since: float,
 ) -> Iterator[Outcome]:
     """Have nft's counters go on where those of iptables stand still, and note what counts for what from `since` on.
@@ -220,7 +221,7 @@ def _go_on(
                 final = final_counters(images, without=parking.OWN)
                 if family in last:
                     final = added(final, counted_between(plan.host.rules[family], last[family], family))
-                fidelity, detail = _told(each.go_on(final, begun[family]))
+                fidelity, detail = _told(each.go_on(final, begun(family)))
                 tied.append(ties.tie(each, final))
             except NfkeepError as error:  # no reason to undo the move
                 fidelity = Fidelity.APPROXIMATED
