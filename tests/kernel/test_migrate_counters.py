@@ -16,6 +16,8 @@ from nfkeep.testing import close_all
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from nfkeep.namespaces import Namespace
+
 pytestmark = [pytest.mark.kernel, pytest.mark.timeout(600), pytest.mark.usefixtures("own_directories")]
 
 
@@ -84,3 +86,23 @@ def test_counters_under_traffic(start_service: Callable[..., Service], family: F
     assert 0 <= min(missing) <= max(missing) <= int(most or 0)
     assert min(want.bytes - int(size) for want, (_, size) in zip(wanted, found, strict=True)) >= 0
     close_all(old)
+
+
+def test_there_and_back_under_traffic(namespace: Namespace) -> None:
+    """Again and again: what is missing in the end is no more than was told each time, and nothing counts twice."""
+    for rule in _FLOODED:
+        namespace.run(f"iptables-legacy {rule}")
+    mover, told = Mover(namespace), ""
+    flood = Flood(namespace)
+    try:
+        for command in ("apply", "rollback") * 3:
+            told += mover(command).stdout
+        sent = flood.stop()
+    finally:
+        flood.close()
+    saved = namespace.run("iptables-legacy-save -c").stdout
+    found = [int(each) for each in re.findall(r"^\[(\d+):\d+\] -A INPUT -p udp", saved, re.MULTILINE)]
+    wanted = [sent[7001], total(sent[7002], sent[7003]), sent[7002], sent[7003]]
+    missing = [want.packets - packets for want, packets in zip(wanted, found, strict=True)]
+    most = sum(map(int, re.findall(r"(?::|of each,) (\d+) (?:each|packets)", told)))
+    assert 0 <= min(missing) <= max(missing) <= most
