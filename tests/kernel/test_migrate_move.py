@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -119,7 +120,8 @@ def test_what_was_used_up(mover: Mover) -> None:
     with mover.namespace, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         for _ in range(10):
             sender.sendto(bytes(72), ("127.0.0.1", 7))
-    mover("apply")
+    told = mover("apply").stdout
+    assert re.search("quota +IPv4 filter INPUT rule 3 +restored +goes on .* to the byte", told)
     assert "counter packets 10 bytes 1000 accept" in mover.nft()
     assert "1000000 bytes used 1000 bytes" in mover.nft()
     mover("rollback")

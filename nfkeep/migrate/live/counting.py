@@ -58,7 +58,7 @@ def final_counters(images: Iterable[Image], *, without: frozenset[str]) -> dict[
 
 def counted_between(before: str, after: str, family: Family) -> dict[Where, Counters]:
     """What the same rules have counted from one text of them to the other."""
-    first, last = _told(before, family), _told(after, family)
+    first, last = told_counters(before, family), told_counters(after, family)
     return {
         where: Counters(now.packets - first[where].packets, now.bytes - first[where].bytes)
         for where, now in last.items()
@@ -66,7 +66,7 @@ def counted_between(before: str, after: str, family: Family) -> dict[Where, Coun
     }
 
 
-def _told(text: str, family: Family) -> dict[Where, Counters]:
+def told_counters(text: str, family: Family) -> dict[Where, Counters]:
     """What rules and policies have counted by text of iptables-save."""
     found: dict[Where, Counters] = {}
     for table in source_of(text, family).tables:

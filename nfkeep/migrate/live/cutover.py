@@ -28,6 +28,7 @@ from nfkeep.migrate.live.renew import renewed
 from nfkeep.migrate.live.returned import Returned
 from nfkeep.migrate.live.ties import Ties
 from nfkeep.migrate.live.unchanged import Known
+from nfkeep.migrate.live.used_quotas import as_used
 from nfkeep.model import Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.xtables.jiffies import tick_seconds
@@ -173,7 +174,7 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
     record.wake()
     amiss, beside = _counted(fresh, report)
     planned = (keys.get(each.where, each) for each in fresh.outcomes if each.kind != "counters")
-    outcomes = [_as_counted(each, amiss) for each in planned]
+    outcomes = [_as_counted(each, amiss) for each in as_used(planned, fresh, begun)]
     return Report((*continued, *beside, *outcomes), report.gate_seconds)
 
 
