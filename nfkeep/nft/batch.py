@@ -57,13 +57,9 @@ class BatchSocket:
     """An nfnetlink socket in the network namespace that is current when it is made; for one thread at a time."""
 
     def __init__(self) -> None:
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        except OSError as error:
-            raise UnsupportedError(f"no nfnetlink socket: {error}", "nfnetlink") from error
+        self._socket = open_nfnetlink()
         for option in (_NETLINK_NO_ENOBUFS, _NETLINK_CAP_ACK, _NETLINK_EXT_ACK):
             self._socket.setsockopt(_SOL_NETLINK, option, 1)
-        bind(self._socket)
         self._sequence = 1
 
     def generation(self) -> int:
@@ -237,8 +233,18 @@ def _expression_at(message: Message, offset: int) -> str:
     return ""
 
 
-def bind(opened: socket.socket) -> None:
-    """Give the socket an address that no other ever has.
+def open_nfnetlink() -> socket.socket:
+    """A socket of nfnetlink with an address that no other ever has. Raises UnsupportedError."""
+    try:
+        opened = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
+    except OSError as error:
+        raise UnsupportedError(f"no nfnetlink socket: {error}", "nfnetlink") from error
+    _bind(opened)
+    return opened
+
+
+def _bind(opened: socket.socket) -> None:
+    """Give the socket such an address.
 
     The kernel would choose the process id, and that again as soon as the socket that has it begins to close. It drops
     the tables that a socket owns by address, some milliseconds later (nft_rcv_nl_event() in nf_tables_api.c), and with

@@ -12,7 +12,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from nfkeep.errors import NfkeepError, UnsupportedError
-from nfkeep.nft.batch import bind
+from nfkeep.nft.batch import open_nfnetlink
 from nfkeep.nft.rule_counters import seen
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 Place = tuple[int, str, int]
 """The number of a rule's family, its table and its handle, which the rule that takes its place has, too."""
 
-_NETLINK_NETFILTER, _SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 12, 270, 1
+_SOL_NETLINK, _NETLINK_ADD_MEMBERSHIP = 270, 1
 _NFNLGRP_NFTABLES = 7
 _DELRULE = 10 << 8 | 8  # NFNL_SUBSYS_NFTABLES, NFT_MSG_DELRULE
 _SO_RCVBUFFORCE = 33
@@ -35,11 +35,7 @@ class ReplacedRules:
     """Listens from its making on; a context manager. Raises UnsupportedError where there is nothing to listen to."""
 
     def __init__(self) -> None:
-        try:
-            self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, _NETLINK_NETFILTER)
-        except OSError as error:
-            raise UnsupportedError(f"no nfnetlink socket: {error}", "nfnetlink") from error
-        bind(self._socket)  # without an address nothing is told
+        self._socket = open_nfnetlink()  # one without an address is told nothing
         with contextlib.suppress(PermissionError):  # in a container; there may be room enough
             self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
         try:

@@ -1,4 +1,4 @@
-"""Tables that stand still, and go: what they have counted and collected can be read, and no packet meets them."""
+"""Tables taken off the packets' way and put back into it; those that stand still can be read yet, before they go."""
 
 from __future__ import annotations
 
