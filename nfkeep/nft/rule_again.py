@@ -53,15 +53,22 @@ class Again:
 
     def messages(self, counters: Counters) -> list[Message]:
         """The rule with these counters."""
-        rule = self.rule
         figures = u64(_BYTES, counters.bytes) + u64(_PACKETS, counters.packets)
         counter = string(_NAME, "counter") + nest(_DATA, figures)
-        body = string(_TABLE, rule.table) + string(_CHAIN, rule.chain) + u64(_HANDLE, rule.handle)
-        body += nest(_EXPRESSIONS, self._before + nest(1, counter) + self._behind)
-        if rule.userdata is not None:
-            body += attribute(_USERDATA, rule.userdata)
+        body = nest(_EXPRESSIONS, self._before + nest(1, counter) + self._behind)
+        if self.rule.userdata is not None:
+            body += attribute(_USERDATA, self.rule.userdata)
+        return [*self._sets, self._in_place(body)]
+
+    def bare(self) -> Message:
+        """A rule in that place that does nothing, to go before the end of the same transaction."""
+        return self._in_place(b"")
+
+    def _in_place(self, body: bytes) -> Message:
+        rule = self.rule
+        place = string(_TABLE, rule.table) + string(_CHAIN, rule.chain) + u64(_HANDLE, rule.handle)
         what = f"the counter of rule {rule.handle} of the chain {rule.chain}"
-        return [*self._sets, Message(NFT_MSG_NEWRULE, _NLM_F_REPLACE, body, what, rule.family)]
+        return Message(NFT_MSG_NEWRULE, _NLM_F_REPLACE, place + body, what, rule.family)
 
 
 def again(opened: BatchSocket, rule: SeenRule, numbers: Iterator[int]) -> Again:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nfkeep.nft.messages import NFT_MSG_DELTABLE, NFT_MSG_GETOBJ, NFT_MSG_NEWTABLE, NLM_F_CREATE, Message
+from nfkeep.nft.messages import NFT_MSG_DELTABLE, NFT_MSG_NEWTABLE, NLM_F_CREATE, Message
 from nfkeep.nft.table_list import DORMANT
-from nfkeep.nft.wire import attributes, string, u32
+from nfkeep.nft.wire import string, u32
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -15,9 +15,6 @@ if TYPE_CHECKING:
     from nfkeep.nft.table_list import SeenTable
 
 _NAME, _FLAGS = 1, 2  # NFTA_TABLE_*
-_OBJECT_DATA = 4  # NFTA_OBJ_DATA
-_QUOTA = 2  # NFT_OBJECT_QUOTA
-_QUOTA_BYTES, _QUOTA_CONSUMED = 1, 4  # NFTA_QUOTA_*
 
 
 def stand_still(opened: BatchSocket, those: Sequence[SeenTable]) -> None:
@@ -42,20 +39,3 @@ def _made(table: SeenTable, flags: bytes) -> Message:
     """A message that does no harm to a table that is there, and makes one that somebody has just deleted."""
     body = string(_NAME, table.name) + flags
     return Message(NFT_MSG_NEWTABLE, NLM_F_CREATE, body, f"the table {table.name}", table.family)
-
-
-def read_quotas(opened: BatchSocket, family: int, names: Sequence[tuple[str, str]]) -> list[tuple[int, int]]:
-    """Of each quota, by table and name: of how many bytes it is, and how many are used up. Raises as `ask`."""
-    questions = [
-        Message(NFT_MSG_GETOBJ, 0, string(1, table) + string(2, name) + u32(3, _QUOTA), f"the quota {name}", family)
-        for table, name in names
-    ]
-    found = []
-    for answer in opened.ask(questions) if questions else ():
-        told = dict(attributes(dict(attributes(answer))[_OBJECT_DATA]))
-        found.append((_number(told[_QUOTA_BYTES]), _number(told[_QUOTA_CONSUMED])))
-    return found
-
-
-def _number(value: bytes) -> int:
-    return int.from_bytes(value, "big")

@@ -106,31 +106,3 @@ def test_there_and_back_under_traffic(namespace: Namespace) -> None:
     missing = [want.packets - packets for want, packets in zip(wanted, found, strict=True)]
     most = sum(map(int, re.findall(r"(?::|of each,) (\d+) (?:each|packets)", told)))
     assert 0 <= min(missing) <= max(missing) <= most
-
-
-def test_quota_under_traffic(namespace: Namespace) -> None:
-    """What passes while nft loads its rules is told, to the byte or as a little more."""
-    namespace.run("iptables-legacy -A INPUT -p udp --dport 7002 -m quota --quota 1000000000000 -j ACCEPT")
-    flood = Flood(namespace)
-    try:
-        told = Mover(namespace)("apply").stdout
-        flood.stop()
-    finally:
-        flood.close()
-    listed = namespace.run("nft list table ip filter").stdout
-    [counted] = re.findall(r"quota name .* counter packets \d+ bytes (\d+)", listed)
-    [used] = re.findall(r"kbytes used (\d+) bytes", listed)
-    [more] = re.findall(
-        r"^quota +IPv4 filter INPUT rule 1 +approximated .*: (\d+) bytes more may pass", told, re.MULTILINE
-    )
-    assert 0 < int(counted) - int(used) <= int(more)
-
-
-@pytest.mark.parametrize(
-    "rule", ["-p udp -m quota ! --quota 1000 -j DROP", "-p udp -m quota --quota 1000 -m length --length 50 -j DROP"]
-)
-def test_quotas_that_nobody_can_read(namespace: Namespace, rule: str) -> None:
-    """Their counter does not tell what is used up, so that they are not told to be exact."""
-    namespace.run(f"iptables-legacy -A INPUT {rule}")
-    told = Mover(namespace)("apply", "--accept-losses").stdout
-    assert re.search("^quota +IPv4 filter INPUT rule 1 +approximated", told, re.MULTILINE)

@@ -309,7 +309,7 @@ def test_plan(mover: Mover) -> None:
     plan = json.loads(done.stdout)
     assert done.returncode == 3  # something is approximated
     states = {each["kind"]: each["fidelity"] for each in plan["states"]}
-    assert states == {"counters": "restored", "recent": "restored", "quota": "approximated"}
+    assert states == {"counters": "restored", "recent": "restored", "quota": "restored"}
     assert plan["obstacles"] == []
     assert "table ip filter {" in plan["script"]
     text = mover("plan", check=False).stdout

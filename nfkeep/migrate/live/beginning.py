@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.migrate.live.counting import added, final_counters
+from nfkeep.migrate.live.counting import added, final_counters, less
 from nfkeep.migrate.live.parking import OWN
 from nfkeep.xtables.tables import read_image
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 class Begun:
     """What rules and policies of one family had counted when nft began to: that at `least`, and that at the `most`.
 
-    `opening`: where there are opening packets among what nft has counted since; None if that is not known.
+    What nft's rules have got of that since is not in it. `opening`: where there are opening packets among what nft has
+    counted since; None if that is not known.
     """
 
     least: Mapping[Where, Counters]
@@ -45,6 +46,7 @@ class Beginning:
         self._names = tuple(names)
         self._looks: list[list[Image]] = []
         self._opening: dict[Family, list[Image]] = {}
+        self._got: dict[Family, Mapping[Where, Counters]] = {}
 
     def look(self) -> None:
         """Read the counters. Raises NfkeepError."""
@@ -54,7 +56,11 @@ class Beginning:
         """Note what opening packets have raised the counters of a table by, in iptables, and in nft."""
         self._opening.setdefault(image.family, []).append(image.with_counters(counted.packets, counted.bytes))
 
-    def begun(self, family: Family, *, doubtful: Container[str]) -> Begun:
+    def got(self, family: Family, got: Mapping[Where, Counters]) -> None:
+        """Note what rules of nft have got already of what was missing in them."""
+        self._got[family] = got
+
+    def begun(self, family: Family, *, doubtful: Container[str] = ()) -> Begun:
         """What is known of the rules of a family. `doubtful`: those in which not all opening packets were taken off."""
         opening: dict[Where, Counters] = {}
         for image in self._opening.get(family, ()):
@@ -65,4 +71,6 @@ class Beginning:
         before, after = ([image for image in images if image.family is family] for images in self._looks)
         least = final_counters(before, without=OWN)
         most = least if before == after else final_counters(after, without=OWN)
+        if got := self._got.get(family):
+            least, most = less(least, got), less(most, got)
         return Begun(least, most, None if str(family) in doubtful else opening)

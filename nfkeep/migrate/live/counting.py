@@ -3,26 +3,22 @@
 When nft's rules are loaded, iptables counts on until it is put out of action; opening packets pass nft's rules; for a
 moment both count. What a rule of nft has to have more than it has is one number from the moment on in which it comes
 into force (`nfkeep.migrate.live.beginning`), and known within bounds. Once iptables stands still, what its rules have
-counted in the end bounds it, too. A packet that passes while the counter is read and set is told by the kernel, and
-added in another round.
+counted in the end bounds it, too.
 """
 
 from __future__ import annotations
 
-import itertools
 import re
 from typing import TYPE_CHECKING
 
 import attrs
 
-from nfkeep.errors import NfkeepError
 from nfkeep.migrate.live.host import source_of
 from nfkeep.migrate.parts import Statement
 from nfkeep.model import Counters, Family
 from nfkeep.nft.batch import BatchSocket
-from nfkeep.nft.replaced_rules import ReplacedRules
-from nfkeep.nft.rule_again import again
-from nfkeep.nft.rule_counters import SeenRule, list_rules, read_again, seen
+from nfkeep.nft.making_good import Lack, make_good
+from nfkeep.nft.rule_counters import SeenRule, list_rules, seen
 from nfkeep.nft.table_list import tables
 
 if TYPE_CHECKING:
@@ -37,11 +33,6 @@ if TYPE_CHECKING:
 
 _COUNTER = ("counter", "counter ")
 _FIGURES = re.compile(r"counter packets (\d+) bytes (\d+)")
-_AT_ONCE = 10
-"""Rules that are set in one go: more of them, and more packets would pass meanwhile."""
-_ROUNDS = 100
-"""One takes some 0.2 ms: at a thousand packets a second, most rules need no second one."""
-
 Where = tuple[str, str, int]
 """Table, chain and place in it, from 0; the policy is behind the last rule."""
 
@@ -59,11 +50,7 @@ def final_counters(images: Iterable[Image], *, without: frozenset[str]) -> dict[
 def counted_between(before: str, after: str, family: Family) -> dict[Where, Counters]:
     """What the same rules have counted from one text of them to the other."""
     first, last = told_counters(before, family), told_counters(after, family)
-    return {
-        where: Counters(now.packets - first[where].packets, now.bytes - first[where].bytes)
-        for where, now in last.items()
-        if where in first
-    }
+    return less({where: now for where, now in last.items() if where in first}, first)
 
 
 def told_counters(text: str, family: Family) -> dict[Where, Counters]:
@@ -83,6 +70,15 @@ def added(some: Mapping[Where, Counters], more: Mapping[Where, Counters]) -> dic
     nothing = Counters()
     return {
         where: Counters(each.packets + more.get(where, nothing).packets, each.bytes + more.get(where, nothing).bytes)
+        for where, each in some.items()
+    }
+
+
+def less(some: Mapping[Where, Counters], other: Mapping[Where, Counters]) -> dict[Where, Counters]:
+    """What was counted here and not there, of the rules that are in `some`."""
+    nothing = Counters()
+    return {
+        where: Counters(each.packets - other.get(where, nothing).packets, each.bytes - other.get(where, nothing).bytes)
         for where, each in some.items()
     }
 
@@ -123,39 +119,13 @@ class Continuation:
             for where, rules in there
             if not _stands_still(where, final[where], rules, begun)
         ]
-        wrong = [each for each in counting if each.wrong]
+        wrong = [each for each in counting if each.lack.any]
         if wrong:
-            with ReplacedRules() as replaced:
-                for at in range(0, len(wrong), _AT_ONCE):
-                    self._set(wrong[at : at + _AT_ONCE], replaced)
+            make_good(self.opened, [each.lack for each in wrong])
             self._listed = self._list()  # others stand in their places
             self._understand()
-        missing = tuple([each.doubt for each in counting if each.doubt])
-        return GoneOn(len(there), missing, sum(each.doubt is None for each in counting))
-
-    def _set(self, some: Sequence[_Counting], replaced: ReplacedRules) -> None:
-        """Add what is missing in them, and again what has passed meanwhile, until nothing has; so often at the most."""
-        numbers = itertools.count(1)
-        ready = [(each, again(self.opened, each.first, numbers)) for each in some]
-        for _ in range(_ROUNDS):
-            replaced.take()
-            now = [rule.counters or Counters() for rule in read_again(self.opened, [each.first for each, _ in ready])]
-            changes = (rule.messages(each.total(before)) for (each, rule), before in zip(ready, now, strict=True))
-            self.opened.run([message for messages in changes for message in messages])
-            gone = replaced.take()
-            for (each, _), before in zip(ready, now, strict=True):
-                after = gone.get((each.first.family, each.first.table, each.first.handle))
-                if after is None:
-                    raise NfkeepError(f"nobody told what rule {each.first.handle} of {each.first.chain} had counted")
-                each.passed(after.packets - before.packets, after.bytes - before.bytes)
-            for each, rule in ready:
-                if rule.forgets:  # each time it lets one burst more pass
-                    each.give_up()
-            ready = [(each, rule) for each, rule in ready if each.wrong and not rule.forgets]
-            if not ready:
-                return
-        for each, _ in ready:
-            each.give_up()
+        missing = [each.missing for each in counting]
+        return GoneOn(len(there), tuple([each for each in missing if each]), missing.count(None))
 
     def __enter__(self) -> Self:
         return self
@@ -164,36 +134,20 @@ class Continuation:
         self.opened.close()
 
 
-@attrs.define
+@attrs.frozen(slots=True)
 class _Counting:
-    """The rules of nft that count for one of iptables, of which the `first` has what was counted before.
+    """The rules of nft that count for one of iptables: what they lack, which the first one gets.
 
-    `packets`, `bytes`: what all together have too little, or, below zero, too much. `doubt`: how many packets more they
-    may have too little, at the most; None if that is not known.
+    `doubt`: how many packets more they may have too little, at the most; None if that is not known.
     """
 
-    first: SeenRule
-    packets: int
-    bytes: int
+    lack: Lack
     doubt: int | None
 
     @property
-    def wrong(self) -> bool:
-        """Whether anything is to be set."""
-        return bool(self.packets or self.bytes)
-
-    def total(self, now: Counters) -> Counters:
-        """What the first rule is to have that has so much by now."""
-        return Counters(max(0, now.packets + self.packets), max(0, now.bytes + self.bytes))
-
-    def passed(self, packets: int, octets: int) -> None:
-        """So much has passed between the reading and the setting: that is what is missing now."""
-        self.packets, self.bytes = packets, octets
-
-    def give_up(self) -> None:
-        """Let be missing what is."""
-        if self.doubt is not None:
-            self.doubt += max(0, self.packets)
+    def missing(self) -> int | None:
+        """How many packets they may have too little at the most, with what could not be made good; None: not known."""
+        return None if self.doubt is None else self.doubt + max(0, self.lack.packets)
 
 
 def _stands_still(where: Where, final: Counters, rules: Sequence[tuple[str, SeenRule]], begun: Begun) -> bool:
@@ -216,13 +170,13 @@ def _counting(where: Where, final: Counters, rules: Sequence[tuple[str, SeenRule
     missing = final.packets - sum(each.packets for each in has), final.bytes - sum(each.bytes for each in has)
     least, most = begun.least.get(where), begun.most.get(where)
     if least is None or most is None or final.packets < most.packets:  # somebody has put it to zero
-        return _Counting(first, *missing, doubt=None)
+        return _Counting(Lack(first, *missing), doubt=None)
     figures = _FIGURES.fullmatch(loaded)
     packets, size = (int(figures[1]), int(figures[2])) if figures else (0, 0)
     opening = (begun.opening or {}).get(where, Counters())
     if begun.opening is not None and not opening.packets:
         missing = max(missing, (least.packets - packets, least.bytes - size))
-    return _Counting(first, *missing, doubt=max(0, most.packets - packets - opening.packets - missing[0]))
+    return _Counting(Lack(first, *missing), doubt=max(0, most.packets - packets - opening.packets - missing[0]))
 
 
 @attrs.frozen(slots=True)

@@ -28,7 +28,7 @@ from nfkeep.migrate.live.renew import renewed
 from nfkeep.migrate.live.returned import Returned
 from nfkeep.migrate.live.ties import Ties
 from nfkeep.migrate.live.unchanged import Known
-from nfkeep.migrate.live.used_quotas import as_used
+from nfkeep.migrate.live.used_quotas import UsedQuotas
 from nfkeep.model import Family
 from nfkeep.nft.batch import BatchSocket
 from nfkeep.xtables.jiffies import tick_seconds
@@ -154,10 +154,12 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
     known.look(done.copies)
     last: dict[Family, str] = {}
     beginning = Beginning(set(done.legacy) - set(done.copies))
+    quotas = UsedQuotas(fresh)
 
     def come_into_force() -> None:
         last.update(copies.last_rules(fresh.host, done))
         wake(fresh, beginning.look)
+        quotas.go_on(beginning)
 
     limited = parking.limited(done.legacy)
     report = parking.count_again(limited, come_into_force, known, beginning.taken_off) or Report()
@@ -174,7 +176,7 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
     record.wake()
     amiss, beside = _counted(fresh, report)
     planned = (keys.get(each.where, each) for each in fresh.outcomes if each.kind != "counters")
-    outcomes = [_as_counted(each, amiss) for each in as_used(planned, fresh, begun)]
+    outcomes = [_as_counted(each, amiss) for each in quotas.outcomes(planned)]
     return Report((*continued, *beside, *outcomes), report.gate_seconds)
 
 

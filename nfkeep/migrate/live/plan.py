@@ -21,6 +21,7 @@ from nfkeep.migrate.live.host import sets_of, source_of
 from nfkeep.migrate.live.iptables_nft import refused_by_legacy
 from nfkeep.migrate.live.owners import Owner, find
 from nfkeep.migrate.live.tokens import keys_of
+from nfkeep.migrate.live.used_quotas import counts_all
 from nfkeep.migrate.script import script_text
 from nfkeep.migrate.translation import Translation, translate_source
 from nfkeep.model import Family
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
 
 ON_THE_WAY = "a packet that passes in the milliseconds of the change may be missing"
 _EXACTLY = "exact but for packets of the very moment: `apply` tells if some may be missing"
-_WHILE_LOADING = "what passes while nft loads the script is not in it"
+_WHERE_IT_IS = "goes on where the rule's byte counter is"
 _FULL_AGAIN = "how much is used up cannot be read: it begins full, so that one burst more passes at most"
 _STATES = MappingProxyType(
     {
         "connlimit": (Fidelity.RESTORED, "every connection is counted again"),
         "limit": (Fidelity.APPROXIMATED, _FULL_AGAIN),
-        "quota": (Fidelity.APPROXIMATED, f"goes on where the rule's byte counter is; {_WHILE_LOADING}"),
+        "quota": (Fidelity.APPROXIMATED, f"{_WHERE_IT_IS}; {ON_THE_WAY}"),
         "statistic": (Fidelity.APPROXIMATED, "where it is in its turns cannot be read: it begins anew"),
         "nfacct": (Fidelity.LOST, "the counter in nft begins at zero; `nfacct list` goes on showing the old one"),
         "rateest": (Fidelity.LOST, "nft has no estimators"),
@@ -201,12 +202,15 @@ def _outcomes(host: Host, text: str, family: Family) -> Iterator[Outcome]:
         for chain in table.chains:
             for number, rule in enumerate(chain.rules, 1):
                 if not _NOTED.isdisjoint(rule.words):
-                    yield from _noted(rule, f"{family} {table.name} {chain.name} rule {number}")
+                    where = f"{family} {table.name} {chain.name} rule {number}"
+                    yield from _noted(rule, where, legacy=family not in host.compat)
 
 
-def _noted(rule: SourceRule, where: str) -> Iterator[Outcome]:
+def _noted(rule: SourceRule, where: str, *, legacy: bool) -> Iterator[Outcome]:
     for word, kind in zip(rule.words, rule.words[1:], strict=False):
-        if word == "-m" and kind in _STATES:
+        if word == "-m" and kind == "quota" and legacy and counts_all(rule.words):
+            yield Outcome(kind, where, Fidelity.RESTORED, f"{_WHERE_IT_IS}, {_EXACTLY}")
+        elif word == "-m" and kind in _STATES:
             yield Outcome(kind, where, *_STATES[kind])
         if word == "-j" and kind in _DOING and not {"--ttl-set", "--hl-set"} & set(rule.words):
             yield Outcome(kind, where, Fidelity.APPROXIMATED, _TWICE.format(_DOING[kind]))

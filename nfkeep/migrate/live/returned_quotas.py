@@ -14,7 +14,7 @@ from nfkeep.keep.ledger import Ledger
 from nfkeep.keep.observe import Found, observe
 from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.live.ties import rule_keys, words_of
-from nfkeep.nft.still import read_quotas
+from nfkeep.nft.quotas import read_quotas
 from nfkeep.xtables import quota
 from nfkeep.xtables.entry import with_match
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from nfkeep.migrate.live.ties import RuleKey, Tie
     from nfkeep.model import Counters, Family
     from nfkeep.nft.batch import BatchSocket
+    from nfkeep.nft.quotas import SeenQuota
 
 
 @attrs.frozen(slots=True)
@@ -70,16 +71,15 @@ class ReturnedQuotas:
         ledger.save()
 
     def _write(
-        self, edits: TableEdits, found: Found, tie: Tie, figures: Mapping[tuple[str, str], tuple[int, int]],
+        self, edits: TableEdits, found: Found, tie: Tie, figures: Mapping[tuple[str, str], SeenQuota],
         total: Counters, ledger: Ledger,
     ) -> None:  # fmt: skip
         rule, at = attrs.evolve(found.rule, counters=total), []
         matches = [(index, match) for index, match in enumerate(found.entry.matches) if match.name == quota.NAME]
         for (index, match), name in zip(matches, tie.quotas, strict=False):
-            whole, used = figures[name]
-            left = max(0, whole - used)
+            left = max(0, figures[name].whole - figures[name].used)
             rule = with_match(rule, index, quota.with_quota(match, left))
-            at.append((left, whole))
+            at.append((left, figures[name].whole))
         if rule.entry == found.rule.entry:
             return  # nothing has passed, so that it goes on as at any change
         edits.handle.replace(found.chain, found.position, rule)

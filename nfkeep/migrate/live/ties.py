@@ -122,7 +122,7 @@ def tie(made: Continuation, final: Mapping[Where, Counters]) -> FamilyTies:
         name: {rule.handle: at for some in each.values() for at, rule in enumerate(some)}
         for name, each in chains.items()
     }
-    quotas, none = _quotas(translation), Counters()
+    quotas, none = own_quotas(translation), Counters()
     rules = []
     for table in source_of(made.text, family).tables:
         for chain in table.chains:
@@ -254,8 +254,8 @@ def _family(found: Any) -> FamilyTies:
     )
 
 
-def _quotas(translation: Translation) -> dict[int, list[tuple[str, str]]]:
-    """Table and name of the quotas of a line of the source, in its order."""
+def own_quotas(translation: Translation) -> dict[int, list[tuple[str, str]]]:
+    """Table and name of the quotas of nft that stand for those of each line of the source, in its order."""
     found: dict[int, list[tuple[str, str]]] = {}
     for table in translation.tables:
         if not any(each.kind == "quota" for each in table.declarations):
