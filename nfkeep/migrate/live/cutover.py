@@ -334,7 +334,9 @@ def _undo(done: Record) -> Report:
     with Returned(done, _present(done)) as returned:
         returned.ahead()
         report = parking.unpark(_present(done), returned.stand_still, returned.spend) or Report()
-        found = [*returned.finish(), *report.outcomes]
+        found = returned.finish()
+        returns = {(each.kind, each.where) for each in found}
+        found += [each for each in report.outcomes if (each.kind, each.where) not in returns]
     if done.copies and not copies.are_superfluous(done):
         # From here on tables of the same names are iptables-nft's, also for whoever comes after a crash.
         done = _save(done, "nft's rules are taken out", nft=())

@@ -101,6 +101,10 @@ class Returned:
             self._by_rules_only = self._opened.generation() == self._generation
             still.stand_still(self._opened, self._tables)
         self._then = {name: read_image(*name) for name in self._first}
+        try:
+            self._quotas.stood_still(self._first, self._then)
+        except Exception as error:
+            self._wrong.append(error)
 
     def finish(self) -> list[Outcome]:
         """Bring back all the rest, and delete nft's tables."""

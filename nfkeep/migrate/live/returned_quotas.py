@@ -1,22 +1,27 @@
 """What is left of nft's quotas, written into the rules of iptables in the very replace that puts them back into force.
 
-The kernel counts a quota down from the figure in its rule, so that has to be the rest; what passes nft's rules between
-the reading and the replace comes off at the next change, as the rule's counter has it.
+The kernel counts a quota down from the figure in its rule, so that has to be the rest. What passes nft's rules between
+the reading and the replace is known once they stand still, and taken off then, by another replace right away; what
+passes during that one by a third.
 """
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import attrs
 
+from nfkeep.errors import ConflictError
 from nfkeep.keep.ledger import Ledger
 from nfkeep.keep.observe import Found, observe
 from nfkeep.keep.report import Fidelity, Outcome
+from nfkeep.migrate.live.spent_quota import SpentQuota
 from nfkeep.migrate.live.ties import rule_keys, words_of
+from nfkeep.model import Counters
 from nfkeep.nft.quotas import read_quotas
 from nfkeep.xtables import quota
-from nfkeep.xtables.entry import with_match
+from nfkeep.xtables.tables import TableHandle, read_image
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -26,28 +31,26 @@ if TYPE_CHECKING:
     from nfkeep.migrate.live.counted import Added, Counted
     from nfkeep.migrate.live.parking import Name
     from nfkeep.migrate.live.ties import RuleKey, Tie
-    from nfkeep.model import Counters, Family
+    from nfkeep.model import Family
     from nfkeep.nft.batch import BatchSocket
     from nfkeep.nft.quotas import SeenQuota
+    from nfkeep.xtables.image import Image
 
-
-@attrs.frozen(slots=True)
-class _Spent:
-    """A quota that was written: `left` of `whole` bytes."""
-
-    name: Name
-    key: RuleKey
-    where: str
-    left: int
-    whole: int
+_ROUNDS, _ROUNDS_WITH_LIMITS = 20, 5
+"""Replaces at the most. One of a small table takes some 0.3 ms; at three thousand packets a second it takes a few."""
+_SECONDS = 0.05
+"""No more of them after that: connections wait. One of ten thousand rules takes 15 ms."""
+_BEGINNING_FULL = ("limit", "statistic")
+"""What every replace lets begin anew."""
 
 
 class ReturnedQuotas:
-    """The quotas of all families."""
+    """The quotas of all families: `spend` while the tables are written, `stood_still`, and `outcomes` in the end."""
 
     def __init__(self, opened: BatchSocket, counted: Mapping[Family, Counted]) -> None:
         self._opened, self._counted = opened, counted
-        self._spent: list[_Spent] = []
+        self._spent: list[SpentQuota] = []
+        self._again: dict[Name, int] = {}
 
     def spend(self, txs: Transactions, names: Sequence[Name]) -> None:
         """Write what is left into the rules that are about to be written. Raises NfkeepError: nothing is written."""
@@ -61,8 +64,7 @@ class ReturnedQuotas:
             if not tied:
                 continue
             counted.read_again(list(tied.values()))
-            wanted = [each for tie in tied.values() for each in tie.quotas]
-            figures = dict(zip(wanted, read_quotas(self._opened, family.value, wanted), strict=True))
+            figures = self._read(family, list(tied.values()))
             for table in dict.fromkeys(table for table, _ in tied):
                 for found, key in _with_quotas(txs[table, family]):
                     tie = tied.get((table, key[0]))
@@ -74,32 +76,94 @@ class ReturnedQuotas:
         self, edits: TableEdits, found: Found, tie: Tie, figures: Mapping[tuple[str, str], SeenQuota],
         total: Counters, ledger: Ledger,
     ) -> None:  # fmt: skip
-        rule, at = attrs.evolve(found.rule, counters=total), []
-        matches = [(index, match) for index, match in enumerate(found.entry.matches) if match.name == quota.NAME]
-        for (index, match), name in zip(matches, tie.quotas, strict=False):
-            left = max(0, figures[name].whole - figures[name].used)
-            rule = with_match(rule, index, quota.with_quota(match, left))
-            at.append((left, figures[name].whole))
-        if rule.entry == found.rule.entry:
-            return  # nothing has passed, so that it goes on as at any change
+        if len(found.figures) != len(tie.quotas):
+            return
+        seen = [figures[name] for name in tie.quotas]
+        left = tuple(max(0, each.whole - each.used) for each in seen)
+        rule = quota.with_figures(attrs.evolve(found.rule, counters=total), left)
         edits.handle.replace(found.chain, found.position, rule)
-        now = observe(edits.handle)
-        if total.bytes:
-            wholes = tuple(whole for _, whole in at)
-            ledger.note(edits.family, edits.table, found.chain, rule, wholes)
-        for left, whole in at:
-            self._spent.append(_Spent((edits.table, edits.family), tie.key, now.where(found), left, whole))
+        place, where = (found.chain, found.position), observe(edits.handle).where(found)
+        spent = SpentQuota(
+            (edits.table, edits.family), tie, place, where, tuple(s.whole for s in seen), left, total.bytes
+        )
+        spent.note(ledger, rule)
+        self._spent.append(spent)
+
+    def stood_still(self, first: Mapping[Name, Image], then: dict[Name, Image]) -> None:
+        """Write once more what is left, where bytes have passed since `spend`; and again what passes meanwhile.
+
+        nft's tables stand still since the tables were as in `then`, and not yet as they were in `first`; in `then` come
+        those that are written, with the counters of that moment. The caller has the lock.
+        """
+        for name in dict.fromkeys(each.name for each in self._spent):
+            some = [each for each in self._spent if each.name == name]
+            then[name] = self._see(name, some, first[name], then[name])
+            if self._write_again(name, some):
+                then[name] = _with_counters(read_image(*name), then[name].counters())
+
+    def _see(self, name: Name, some: Sequence[SpentQuota], first: Image, then: Image) -> Image:
+        """See what is left, and add to the rules' counters what they are to have; the image as if they had had it."""
+        counted = self._counted[name[1]]
+        counted.read_again([each.tie for each in some])
+        figures = self._read(name[1], [each.tie for each in some])
+        places = {place: number for number, place in enumerate(then.places())}
+        before, after = first.counters(), then.counters()
+        more = [Counters()] * len(after)
+        for each in some:
+            at = places[each.place]
+            now = after[at]
+            total = counted.total(each.tie) or now
+            more[at] = Counters(max(0, total.packets - now.packets), max(0, total.bytes - now.bytes))
+            each.stood_still(before[at].bytes, now.bytes, more[at].bytes, [figures[of] for of in each.tie.quotas])
+        with TableHandle(*name) as handle:
+            handle.count([each.packets for each in more], [each.bytes for each in more])
+        return _with_counters(
+            then, [Counters(a.packets + b.packets, a.bytes + b.bytes) for a, b in zip(after, more, strict=True)]
+        )
+
+    def _write_again(self, name: Name, some: Sequence[SpentQuota]) -> int:
+        """How often that was done."""
+        ledger, began = Ledger(), time.monotonic()
+        for rounds in range(_ROUNDS):
+            late = [each for each in some if each.late]
+            most = _ROUNDS_WITH_LIMITS if name in self._again else _ROUNDS
+            if not late or rounds == most or time.monotonic() - began > _SECONDS:
+                return rounds
+            with TableHandle(*name) as handle:
+                chains = handle.chains()
+                rules = {(chains[at], position): rule for at, position, rule in handle.scan((quota.NAME,), jumps=False)}
+                for each in late:
+                    rule = each.written(rules[each.place])
+                    handle.rewrite(*each.place, rule)
+                    each.note(ledger, rule)
+                ledger.save()
+                try:
+                    handle.commit()
+                except ConflictError:  # somebody without the lock
+                    return rounds
+                if handle.has(_BEGINNING_FULL):
+                    self._again[name] = rounds + 1
+                for each in late:
+                    now = handle.replaced(*each.place)
+                    each.late = None if now is None else now.bytes - each.at
+        return _ROUNDS
+
+    def _read(self, family: Family, ties: Sequence[Tie]) -> dict[tuple[str, str], SeenQuota]:
+        names = [each for tie in ties for each in tie.quotas]
+        return dict(zip(names, read_quotas(self._opened, family.value, names), strict=True))
 
     def outcomes(self, added: Mapping[Name, Added]) -> Iterator[Outcome]:
         """What came of it, once what has passed meanwhile is known."""
         for each in self._spent:
-            detail, fidelity = f"{each.left} of {each.whole} bytes are left", Fidelity.RESTORED
-            more = added[each.name].counters.get(each.key) if each.name in added else None
-            if more is None or more.bytes:
-                late = "what has" if more is None else f"{more.bytes} bytes that have"
-                detail += f"; {late} passed during the change come off at the next one"
-                fidelity = Fidelity.APPROXIMATED
-            yield Outcome(quota.NAME, each.where, fidelity, detail)
+            of_rule = added[each.name].counters.get(each.tie.key) if each.name in added else None
+            yield each.outcome(None if of_rule is None else of_rule.bytes)
+        for (table, family), times in self._again.items():
+            detail = f"began full {times} times more within milliseconds, as quotas were in use: a burst each may pass"
+            yield Outcome("limit", f"{family} {table}, all rules", Fidelity.APPROXIMATED, detail)
+
+
+def _with_counters(image: Image, counters: Sequence[Counters]) -> Image:
+    return image.with_counters([each.packets for each in counters], [each.bytes for each in counters])
 
 
 def _with_quotas(edits: TableEdits) -> list[tuple[Found, tuple[RuleKey, int]]]:
