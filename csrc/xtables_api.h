@@ -173,6 +173,9 @@ void nfk_walk_counters(const nfk_walk *walk, size_t table, uint64_t *packets, ui
 void nfk_walk_zero(nfk_walk *walk);
 /* By entry: 0 no, 1 yes, 2 not told: the answer of a rule where nobody can tell it beforehand. */
 void nfk_walk_tell(nfk_walk *walk, size_t table, const uint8_t *answers);
+/* All packets have reached the sink: where nobody can tell whether a rule matches that would have dropped them, it does
+ * not. */
+void nfk_walk_all_arrive(nfk_walk *walk);
 
 
 /* A fanotify group that stops whoever opens a file added to it until it is answered, and tells who closes it; -errno. */

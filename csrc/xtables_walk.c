@@ -214,6 +214,8 @@ void nfk_walk_zero(nfk_walk *walk)
     }
 }
 
+void nfk_walk_all_arrive(nfk_walk *walk) { walk->all_arrive = true; }
+
 void nfk_walk_tell(nfk_walk *walk, size_t table, const uint8_t *answers)
 {
     for (size_t i = 0; i < nfk_walk_entries(walk, table); i++)

@@ -185,6 +185,7 @@ struct nfk_walk {
     struct tally *tallies;
     size_t n_tallies, tallies_room;
     bool tally_failed;
+    bool all_arrive;
 };
 
 /* A packet on its way. */

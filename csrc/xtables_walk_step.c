@@ -122,6 +122,12 @@ void walk_note_hazard(struct run *run, const char *name, bool surely)
     memcpy(out->name, name, strnlen(name, sizeof(out->name) - 1));
 }
 
+static bool drops(const struct walk_rule *rule)
+{
+    return rule->verdict == VERDICT_DROP
+        || (rule->verdict == VERDICT_TARGET && rule->target->after == END_DROPPED);
+}
+
 static enum answer matches_hold(struct run *run, const struct walk_table *table, const struct walk_rule *rule,
                                 enum answer answer)
 {
@@ -139,7 +145,9 @@ static enum answer matches_hold(struct run *run, const struct walk_table *table,
             return NO;
         answer = one == MAYBE ? MAYBE : answer;
     }
-    return answer == MAYBE ? rule->told : answer;
+    if (answer != MAYBE)
+        return answer;
+    return run->walk->all_arrive && drops(rule) ? NO : rule->told;
 }
 
 /* Whether the packet is to be translated and nothing will do it: then it goes some other way. */

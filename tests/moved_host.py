@@ -30,10 +30,10 @@ LIMIT = 10
 LOCAL, DIRECT, BEHIND = 8000, 873, 8730
 """Ports: of the gateway's own service, and of the one behind it, as dialled and as it is."""
 UDP, SPENT, DRAINED = 9000, 7, 8
-"""Ports: where datagrams are welcome, where a quota has been used in part, and where tokens have."""
+"""Ports: where datagrams are welcome, under a wide quota; where one has been used in part, and where tokens have."""
 LAST = {SPENT: 9001, DRAINED: 9002}
 """For these two: where what is sent last is welcome."""
-QUOTA, TOKENS = 100_000, 40
+QUOTA, WIDE_QUOTA, TOKENS = 100_000, 10**12, 40
 SECONDS = 3600
 BANNED = "banned"
 
@@ -114,6 +114,12 @@ class MovedHost:
         """What rules of iptables have counted."""
         texts = (self.namespace.run(f"{name}-legacy-save -c").stdout for name in ("iptables", "ip6tables"))
         return _counted("".join(texts), r"\[(\d+):(\d+)\] -A")
+
+    def used(self, family: Family) -> Counters:
+        """What the rule of the wide quota has counted, in iptables; and what of it is used, as bytes."""
+        saved = self.namespace.run(f"{'ip6' if family is Family.IPV6 else 'ip'}tables-legacy-save -c -t filter").stdout
+        [(packets, figure)] = re.findall(rf"^\[(\d+):\d+\] .* --dport {UDP} .* --quota (\d+) ", saved, re.MULTILINE)
+        return Counters(int(packets), WIDE_QUOTA - int(figure))
 
     def spender(self, port: int) -> Spender:
         """Somebody who spends the quota, or tokens."""
@@ -240,7 +246,8 @@ def _rules(network: Gateway, family: Family, lists: tuple[str, ...], idle: int) 
         f"-A INPUT -p {icmp} -m limit --limit 1000/sec -j ACCEPT",
         f"-A INPUT -p tcp -m multiport --dports 22,25,{LOCAL} -j ACCEPT",
         f"-A INPUT -p udp -m udp --dport {min(LAST.values())}:{max(LAST.values())} -j ACCEPT",
-        f"-A INPUT -p udp -m udp --dport {UDP} -m mark --mark 0x5/0xf -j ACCEPT", "-A INPUT -j own",
+        f"-A INPUT -p udp -m udp --dport {UDP} -m mark --mark 0x5/0xf -m quota --quota {WIDE_QUOTA} -j ACCEPT",
+        "-A INPUT -j own",
         *(f"-A FORWARD {rule}" for rule in shut_out),
         f"-A FORWARD -i cli0 -p tcp --syn -m tcp --dport {BEHIND} {limit}", f"-A FORWARD {known}",
         f"-A FORWARD -i cli0 -p tcp -m tcp --dport {BEHIND} -m conntrack --ctstate NEW -j ACCEPT",
@@ -311,6 +318,8 @@ class Strangers(Again):
     def __init__(self, network: Gateway) -> None:
         super().__init__(0.001)
         self.banned_arrived, self.welcome_arrived = 0, 0
+        self.welcome_sent = 0
+        """In each family."""
         self._pairs: list[tuple[list[socket.socket], socket.socket]] = []
         for family in Family:
             with network.gateway:
@@ -331,6 +340,7 @@ class Strangers(Again):
                 each.close()
 
     def once(self) -> None:
+        self.welcome_sent += 1
         for senders, receiver in self._pairs:
             for number, sender in enumerate(senders):
                 sender.send(bytes([number]))

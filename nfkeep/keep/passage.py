@@ -60,11 +60,12 @@ class Passage:
         """Read the counters while the packets are the last that have raised those of the limits."""
         self._after = self._images()
 
-    def take_off(self, flows: Flows, told: TakenOff | None = None) -> list[Outcome]:
+    def take_off(self, flows: Flows, told: TakenOff | None = None, *, all_arrived: bool) -> list[Outcome]:
         """Subtract the packets from the counters of the rules that they have met; `told` is told of each table.
 
         Of a packet whose way is in doubt it is known up to the first rule that nobody can decide: that is told. If
-        rules have counted less than they should have, somebody has dropped packets before: then nothing is done.
+        `all_arrived`, no rule has dropped any. If rules have counted less than they should have, somebody has dropped
+        packets before: then nothing is done.
         """
         sent = list(flows.sent())
         packets = sum(sent)
@@ -74,7 +75,7 @@ class Passage:
         if not self._same_rules():
             detail = f"{packets} opening packets are in them: another program changed tables without the lock"
             return [Outcome("counters", where, Fidelity.APPROXIMATED, detail)]
-        walked = self._walk.settle(self._after, self._probes, sent)
+        walked = self._walk.settle(self._after, self._probes, sent, all_arrived=all_arrived)
         doubtful = sum(times for times, certain in zip(sent, walked.certain, strict=True) if not certain)
         try:
             done = self._subtract(told)

@@ -129,12 +129,12 @@ class Restoration:
                     recreate=recreate, nonces=self.nonces, settle=_Settle(self._guard),
                     resets=self._guard.question(RESETS), done=done,
                 )  # fmt: skip
-                counters_off = passage.take_off(flows, taken_off)
+                counters = self._guard.counters()
+                missing = sum(primed.packets.values()) - sum(counters[arrived(hook)] for hook in self.nonces)
+                counters_off = passage.take_off(flows, taken_off, all_arrived=not missing)
         except (NfkeepError, OSError) as error:
             reason = f"the rules are live, but counting the flows again failed: {error}"
             return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
-        counters = self._guard.counters()
-        missing = sum(primed.packets.values()) - sum(counters[arrived(hook)] for hook in self.nonces)
         limits = _outcomes(plan.limits, flows, primed, missing, left_out)
         return [*limits, *counters_off, *self._other_tables(primed)]
 

@@ -146,7 +146,13 @@ class Walk:
         self._handle.tell(self._number(table), bytes(answers))
 
     def settle(
-        self, after: Sequence[Image], probes: bytes, times: Sequence[int], *, ours: Collection[str] = ()
+        self,
+        after: Sequence[Image],
+        probes: bytes,
+        times: Sequence[int],
+        *,
+        ours: Collection[str] = (),
+        all_arrived: bool = False,
     ) -> Walked:
         """Walk and count again with what the counters tell afterwards.
 
@@ -154,9 +160,12 @@ class Walk:
         in between is in their counters. A rule whose counter has not risen has matched none of the packets: that is
         certain whoever else sent some. In the tables `ours`, where the caller knows that only these packets can have
         raised the rules in doubt, one that has risen as often as the packets can have matched it at the most has
-        matched each time. What is in between stays a doubt; if some packet is `lost` so does all that has risen, as
-        nobody knows what else it meets.
+        matched each time. If the packets have `all_arrived` at their end, none has matched a rule that drops. What is
+        in between stays a doubt; if some packet is `lost` so does all that has risen, as nobody knows what else it
+        meets.
         """
+        if all_arrived:
+            self._handle.all_arrive()
         rises = {image.name: _rises(self._images[self._number(image.name)], image) for image in after}
         answers = {name: [Answer.NOT_TOLD if rise else Answer.NO for rise in rises[name]] for name in rises}
         while True:

@@ -88,6 +88,38 @@ def test_counters_under_traffic(start_service: Callable[..., Service], family: F
     close_all(old)
 
 
+def test_while_somebody_who_is_banned_knocks(start_service: Callable[..., Service]) -> None:
+    """Whether the opening packets' sources are banned nobody can tell; that they were not, is seen by their arrival."""
+    rules = [
+        "-A INPUT -m recent --rcheck --name bad -j DROP",
+        "-A INPUT -p tcp --dport 873",
+        f"-A INPUT {SHAPE.rule(873)}",
+    ]
+    service = start_service(SHAPE, rules=rules)
+    with service.gateway, open("/proc/thread-self/net/xt_recent/bad", "w") as bad:
+        bad.write("+127.0.0.1\n")
+    old = service.dial()
+    service.quiet()
+    mover, flood = Mover(service.gateway), Flood(service.gateway)
+    try:
+        listed = []
+        for command in ("apply", "rollback", "apply"):
+            saved = service.gateway.run("iptables-legacy-save -c").stdout
+            told = mover(command).stdout
+            listed.append(re.findall(r"^\[(\d+):(\d+)\] -A INPUT -p tcp -m tcp --dport 873$", saved, re.MULTILINE))
+            assert "opening packets" not in told
+        chain = service.gateway.run("nft list chain ip filter INPUT").stdout
+        listed.append(re.findall(r"tcp dport 873 counter packets (\d+) bytes (\d+)$", chain, re.MULTILINE))
+        assert flood.stop()[7001].packets > 0
+    finally:
+        flood.close()
+    [first] = listed[0]
+    assert int(first[0]) > LIMIT
+    assert [each for each in listed if each] == [[first]] * sum(map(bool, listed))
+    assert listed[-1] == [first]
+    close_all(old)
+
+
 def test_there_and_back_under_traffic(namespace: Namespace) -> None:
     """Again and again: what is missing in the end is no more than was told each time, and nothing counts twice."""
     for rule in _FLOODED:

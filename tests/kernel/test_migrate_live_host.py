@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import time
 from typing import TYPE_CHECKING
 
@@ -33,7 +34,7 @@ from moved_host import (
 from mover import MIGRATE
 from rounds import PART, rounds
 
-from nfkeep import Family
+from nfkeep import Family, transaction
 from nfkeep.testing import close_all, living, wait_until
 
 if TYPE_CHECKING:
@@ -182,11 +183,11 @@ def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: Tran
         Strangers(network) as strangers,
     ):
         assert (quota.send(20), tokens.send(TOKENS // 2)) == (20, TOKENS // 2)
-        took, sent, half, passed = 0.0, 20, TOKENS // 2, []
+        took, sent, half, passed, told = 0.0, 20, TOKENS // 2, [], ""
         steps = (("apply", True), ("rollback", False), ("apply", True), ("confirm", True), ("rollback", False))
         for command, nft in steps:
             began = time.monotonic()
-            host.namespace.run([*MIGRATE, command], env=dict(os.environ), timeout=600.0)
+            told += host.namespace.run([*MIGRATE, command], env=dict(os.environ), timeout=600.0).stdout
             took = max(took, time.monotonic() - began)
             watched.check(nft=nft, took=took)
             assert (command, intruders.admitted) == (command, 0)
@@ -198,6 +199,7 @@ def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: Tran
         assert [abs(each - goal) <= 1 for each, goal in zip(passed, (half, half, 0, 0, TOKENS), strict=True)] == [
             True
         ] * 5
+    check_used(host, strangers.welcome_sent, told)
     assert not LARGE or verified(host)
     results = [each.stop() for each in transfers]
     assert [each for each in results if not each.intact] == []
@@ -208,6 +210,22 @@ def test_there_back_and_for_good(host: MovedHost, dialer: Dialer, transfer: Tran
         first = str(each.sources[0])
         close_all([one for one in crowd if one.local[0] == first][:3])
         assert room(network, dialer, Door(each.family, each.port, each.sources[:1])) == 3
+
+
+HEADERS = {Family.IPV4: 28, Family.IPV6: 48}
+
+
+def check_used(host: MovedHost, sent: int, told: str) -> None:
+    """The counters and quotas of rules that were in use all the time lack no more than what each step has told."""
+    for family in Family:
+        with host.namespace, transaction("filter", family) as tx:  # takes off what is late
+            tx.append("later", "-j RETURN")
+        used, size = host.used(family), 1 + HEADERS[family]
+        of_family = [line for line in told.splitlines() if str(family) in line]
+        packets = sum(int(n) for line in of_family for n in re.findall(r"(?::|of each,) (\d+) (?:each|packets)", line))
+        octets = sum(int(n) for line in of_family for n in re.findall(r"(\d+) bytes more may pass", line))
+        assert 0 <= sent - used.packets <= packets
+        assert 0 <= sent * size - used.bytes <= octets
 
 
 def room(network: Gateway, dialer: Dialer, door: Door) -> int:

@@ -242,6 +242,17 @@ def test_the_counters_settle_what_was_in_doubt(
             assert list(walk.counted("filter").packets) == expected
 
 
+@pytest.mark.parametrize("target", ["DROP", "REJECT", "ACCEPT"])
+def test_what_arrives_was_not_dropped(target: str) -> None:
+    """So a rule that would have dropped it did not match, whoever else has raised its counter."""
+    table = image({"INPUT": [f"-m recent --rcheck --name x -j {target}", "-p tcp -j ACCEPT"]})
+    with walker(table) as walk:
+        after = raised(table, {0: Counters(7, 200)})
+        walked = walk.settle([after], SYN.pack() * 5, [1] * 5, all_arrived=True)
+        assert walked.certain == (b"\0" if target == "ACCEPT" else b"\1") * 5
+        assert list(walk.counted("filter").packets)[:2] == [0, 0 if target == "ACCEPT" else 5]
+
+
 def test_the_answer_may_be_told() -> None:
     """By entry; it holds for the doubts only."""
     with walker(PASSED) as walk:

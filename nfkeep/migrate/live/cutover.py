@@ -335,8 +335,9 @@ def _undo(done: Record) -> Report:
         returned.ahead()
         report = parking.unpark(_present(done), returned.stand_still, returned.spend) or Report()
         found = returned.finish()
-        returns = {(each.kind, each.where) for each in found}
-        found += [each for each in report.outcomes if (each.kind, each.where) not in returns]
+        known = {(each.kind, each.where) for each in found}
+        known |= {("nftables", f"table {family} {name}") for family, name in done.nft}  # no packet meets those by then
+        found += [each for each in report.outcomes if (each.kind, each.where) not in known]
     if done.copies and not copies.are_superfluous(done):
         # From here on tables of the same names are iptables-nft's, also for whoever comes after a crash.
         done = _save(done, "nft's rules are taken out", nft=())

@@ -73,6 +73,10 @@ class WalkHandle:
             raise ValueError("not one answer for each entry")
         lib.nfk_walk_tell(self._walk, table, ffi.from_buffer(answers))
 
+    def all_arrive(self) -> None:
+        """Have no rule match that would drop a packet, where nobody can tell."""
+        lib.nfk_walk_all_arrive(self._open())
+
     def _open(self) -> Any:
         if self._walk == ffi.NULL:
             raise ValueError("this walker is closed")
