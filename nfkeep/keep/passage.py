@@ -13,13 +13,17 @@ from nfkeep.xtables.tables import TABLES, TableHandle, in_use
 from nfkeep.xtables.walk import Walk
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from nfkeep.conntrack import Flows
     from nfkeep.model import Family
     from nfkeep.xtables.image import Image
     from nfkeep.xtables.walk import Counted, Hazard
 
-TakenOff: TypeAlias = "Callable[[Image, Counted], None]"
-"""Told of a table, as it was before opening packets passed it, and what they have raised its counters by."""
+Off: TypeAlias = "Sequence[tuple[Image, Counted]]"
+"""Tables as they were before opening packets passed them, and what these have raised their counters by."""
+TakenOff: TypeAlias = "Callable[[Family, Off | None], None]"
+"""Told that of a family; None if it is not all known."""
 
 _NOT_PASSED = "nat"  # entries are made with their translations done, so that table is not asked again
 
@@ -27,7 +31,8 @@ _NOT_PASSED = "nat"  # entries are made with their translations done, so that ta
 class Passage:
     """One run of opening packets behind the replace of one table. The caller has the xtables lock.
 
-    `leave_out` before they are sent, `look` when they have passed, `take_off` in the end.
+    `leave_out` before they are sent, `look` when they have passed, `take_off` in the end. `off`: what was taken off;
+    None as long as what they met is not known, but for those of busy flows.
     """
 
     def __init__(self, family: Family, table: str) -> None:
@@ -36,6 +41,7 @@ class Passage:
         self._before = self._images()
         self._after: list[Image] = []
         self._probes = b""
+        self.off: Off | None = None
         self._walk = Walk(family)
         for image in self._before:
             self._walk.add(image, TABLES[image.name].priority, watched=image.name == table)
@@ -60,36 +66,44 @@ class Passage:
         """Read the counters while the packets are the last that have raised those of the limits."""
         self._after = self._images()
 
-    def take_off(self, flows: Flows, told: TakenOff | None = None, *, all_arrived: bool) -> list[Outcome]:
-        """Subtract the packets from the counters of the rules that they have met; `told` is told of each table.
+    def take_off(self, flows: Flows, *, all_arrived: bool) -> list[Outcome]:
+        """Subtract the packets from the counters of the rules that they have met.
 
         Of a packet whose way is in doubt it is known up to the first rule that nobody can decide: that is told. If
-        `all_arrived`, no rule has dropped any. If rules have counted less than they should have, somebody has dropped
-        packets before: then nothing is done.
+        `all_arrived`, no rule has dropped any. Of a flow that was too busy at first the last packet opened it; those
+        before may have met other rules and stay in the counters, which is told, too. If rules have counted less than
+        they should have, somebody has dropped packets before: then nothing is done.
         """
         sent = list(flows.sent())
         packets = sum(sent)
         if not packets:
+            self.off = ()
             return []
         where = f"{self._family} {self._table}"
         if not self._same_rules():
             detail = f"{packets} opening packets are in them: another program changed tables without the lock"
             return [Outcome("counters", where, Fidelity.APPROXIMATED, detail)]
-        walked = self._walk.settle(self._after, self._probes, sent, all_arrived=all_arrived)
-        doubtful = sum(times for times, certain in zip(sent, walked.certain, strict=True) if not certain)
+        last = [min(1, times) for times in sent]
+        again = packets - sum(last)
+        walked = self._walk.settle(self._after, self._probes, last, all_arrived=all_arrived)
+        doubtful = sum(times for times, certain in zip(last, walked.certain, strict=True) if not certain)
         try:
-            done = self._subtract(told)
+            off = self._subtract()
         except (ConflictError, CommitError) as error:
             return [
                 Outcome("counters", where, Fidelity.APPROXIMATED, f"{packets} opening packets are in them: {error}")
             ]
-        if not done:
+        if off is None:
             detail = f"{packets} opening packets, or fewer, are in the counters of the rules that they met"
             return [Outcome("counters", where, Fidelity.APPROXIMATED, detail)]
+        self.off, details = None if doubtful else off, []
         if doubtful:
-            detail = f"up to {doubtful} opening packets are in the counters of rules behind one that nobody can decide"
-            return [Outcome("counters", where, Fidelity.APPROXIMATED, detail)]
-        return []
+            details.append(
+                f"up to {doubtful} opening packets are in the counters of rules behind one that nobody can decide"
+            )
+        if again:
+            details.append(f"{again} opening packets of busy flows are in the counters of the rules that they met")
+        return [Outcome("counters", where, Fidelity.APPROXIMATED, "; ".join(details))] if details else []
 
     def close(self) -> None:
         """Free the images. Idempotent."""
@@ -105,7 +119,7 @@ class Passage:
                     return False
         return True
 
-    def _subtract(self, told: TakenOff | None) -> bool:
+    def _subtract(self) -> Off | None:
         less = []
         for before, after in zip(self._before, self._after, strict=True):
             counted = self._walk.counted(before.name)
@@ -114,14 +128,12 @@ class Passage:
             then, now = before.counters(), after.counters()
             for at, packets in enumerate(counted.packets):
                 if now[at].packets - then[at].packets < packets:
-                    return False
+                    return None
             less.append((before, counted))
         for before, counted in less:
             with TableHandle(before.name, self._family) as handle:
                 handle.count([-n & _ALL_BITS for n in counted.packets], [-n & _ALL_BITS for n in counted.bytes])
-            if told is not None:
-                told(before, counted)
-        return True
+        return less
 
     def _images(self) -> list[Image]:
         images = []

@@ -106,7 +106,7 @@ class Restoration:
     def count_again(self, plan: Plan, taken_off: TakenOff | None = None) -> list[Outcome]:
         """Have the live flows of the plan's limits counted; what came of each limit.
 
-        `taken_off` is told, for each table, what the opening packets had raised its counters by.
+        `taken_off` is told what the opening packets had raised the counters of each table by.
         """
         if not plan.limits:
             return []
@@ -131,10 +131,15 @@ class Restoration:
                 )  # fmt: skip
                 counters = self._guard.counters()
                 missing = sum(primed.packets.values()) - sum(counters[arrived(hook)] for hook in self.nonces)
-                counters_off = passage.take_off(flows, taken_off, all_arrived=not missing)
+                counters_off = passage.take_off(flows, all_arrived=not missing)
+                off = passage.off
         except (NfkeepError, OSError) as error:
+            if taken_off is not None:
+                taken_off(self.family, None)
             reason = f"the rules are live, but counting the flows again failed: {error}"
             return [Outcome(connlimit.NAME, each.where, Fidelity.LOST, reason) for each in plan.limits]
+        if taken_off is not None:
+            taken_off(self.family, off)
         limits = _outcomes(plan.limits, flows, primed, missing, left_out)
         return [*limits, *counters_off, *self._other_tables(primed)]
 

@@ -17,13 +17,13 @@ from nfkeep.migrate.live.parking import OWN
 from nfkeep.xtables.tables import read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
+    from nfkeep.keep.passage import Off
     from nfkeep.migrate.live.counting import Where
     from nfkeep.migrate.live.parking import Name
     from nfkeep.model import Counters, Family
     from nfkeep.xtables.image import Image
-    from nfkeep.xtables.walk import Counted
 
 
 @attrs.frozen(slots=True)
@@ -46,22 +46,26 @@ class Beginning:
         self._names = tuple(names)
         self._looks: list[list[Image]] = []
         self._opening: dict[Family, list[Image]] = {}
+        self._doubtful: set[Family] = set()
         self._got: dict[Family, Mapping[Where, Counters]] = {}
 
     def look(self) -> None:
         """Read the counters. Raises NfkeepError."""
         self._looks.append([read_image(*name) for name in self._names])
 
-    def taken_off(self, image: Image, counted: Counted) -> None:
-        """Note what opening packets have raised the counters of a table by, in iptables, and in nft."""
-        self._opening.setdefault(image.family, []).append(image.with_counters(counted.packets, counted.bytes))
+    def taken_off(self, family: Family, off: Off | None) -> None:
+        """Note what opening packets have raised counters by, in iptables, and in nft; None if that is not all known."""
+        if off is None:
+            self._doubtful.add(family)
+        for image, counted in off or ():
+            self._opening.setdefault(family, []).append(image.with_counters(counted.packets, counted.bytes))
 
     def got(self, family: Family, got: Mapping[Where, Counters]) -> None:
         """Note what rules of nft have got already of what was missing in them."""
         self._got[family] = got
 
-    def begun(self, family: Family, *, doubtful: Container[str] = ()) -> Begun:
-        """What is known of the rules of a family. `doubtful`: those in which not all opening packets were taken off."""
+    def begun(self, family: Family) -> Begun:
+        """What is known of the rules of a family."""
         opening: dict[Where, Counters] = {}
         for image in self._opening.get(family, ()):
             counted = {where: each for where, each in final_counters([image], without=OWN).items() if each.packets}
@@ -73,4 +77,4 @@ class Beginning:
         most = least if before == after else final_counters(after, without=OWN)
         if got := self._got.get(family):
             least, most = less(least, got), less(most, got)
-        return Begun(least, most, None if str(family) in doubtful else opening)
+        return Begun(least, most, None if family in self._doubtful else opening)

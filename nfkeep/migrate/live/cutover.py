@@ -7,7 +7,6 @@ far it is.
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,6 @@ from nfkeep.xtables.tables import in_use
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from nfkeep.migrate.live.beginning import Begun
     from nfkeep.migrate.live.counting import GoneOn
     from nfkeep.migrate.live.parking import Name
     from nfkeep.migrate.live.plan import Plan
@@ -168,9 +166,7 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
     tell("putting the rules of iptables out of action")
     since = time.monotonic() + _TICKS * tick_seconds()  # what was loaded right before must not look as if it came then
     parking.park(done.legacy, known)
-    doubtful = {each.where.split()[0] for each in report.outcomes if each.kind == "counters"}
-    begun = functools.partial(beginning.begun, doubtful=doubtful)
-    continued = list(_go_on(fresh, known, last, begun, since))
+    continued = list(_go_on(fresh, known, last, beginning, since))
     deadline = None if seconds is None else time.monotonic() + seconds
     _save(done, "the rules of iptables are out of action", state=APPLIED, deadline=deadline)
     record.wake()
@@ -204,13 +200,13 @@ def _go_on(
     plan: Plan,
     known: Known,
     last: Mapping[Family, str],
-    begun: Callable[[Family], Begun],
+    beginning: Beginning,
     since: float,
 ) -> Iterator[Outcome]:
     """Have nft's counters go on where those of iptables stand still, and note what counts for what from `since` on.
 
-    `known`: the tables as they stand still; `last`: the rules of iptables-nft, as they were in the end; `begun`: what
-    rules of iptables had counted when those of nft came into force.
+    `known`: the tables as they stand still; `last`: the rules of iptables-nft, as they were in the end; `beginning`:
+    what rules of iptables had counted when those of nft came into force.
     """
     tied = []
     with contextlib.ExitStack() as stack:
@@ -224,7 +220,7 @@ def _go_on(
                 final = final_counters(images, without=parking.OWN)
                 if family in last:
                     final = added(final, counted_between(plan.host.rules[family], last[family], family))
-                fidelity, detail = _told(each.go_on(final, begun(family)))
+                fidelity, detail = _told(each.go_on(final, beginning.begun(family)))
                 tied.append(ties.tie(each, final))
             except NfkeepError as error:  # no reason to undo the move
                 fidelity = Fidelity.APPROXIMATED
