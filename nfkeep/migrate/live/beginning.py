@@ -17,7 +17,7 @@ from nfkeep.migrate.live.parking import OWN
 from nfkeep.xtables.tables import read_image
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Container, Iterable, Mapping
 
     from nfkeep.keep.passage import Off
     from nfkeep.migrate.live.counting import Where
@@ -47,11 +47,25 @@ class Beginning:
         self._looks: list[list[Image]] = []
         self._opening: dict[Family, list[Image]] = {}
         self._doubtful: set[Family] = set()
+        self._known: dict[Family, Mapping[Where, Counters]] = {}
         self._got: dict[Family, Mapping[Where, Counters]] = {}
 
     def look(self) -> None:
         """Read the counters. Raises NfkeepError."""
         self._looks.append([read_image(*name) for name in self._names])
+
+    def read(self, family: Family, tables: Container[str]) -> list[Image]:
+        """The counters of some of the tables as they are now. Raises NfkeepError."""
+        return [read_image(*name) for name in self._names if name[1] is family and name[0] in tables]
+
+    def known(self, family: Family, known: Mapping[Where, Counters]) -> None:
+        """Note what rules had counted at that moment: of those that are within what the looks say."""
+        begun = self.begun(family)
+        self._known[family] = {
+            where: each
+            for where, each in known.items()
+            if where in begun.least and _between(begun.least[where], each, begun.most[where])
+        }
 
     def taken_off(self, family: Family, off: Off | None) -> None:
         """Note what opening packets have raised counters by, in iptables, and in nft; None if that is not all known."""
@@ -75,6 +89,12 @@ class Beginning:
         before, after = ([image for image in images if image.family is family] for images in self._looks)
         least = final_counters(before, without=OWN)
         most = least if before == after else final_counters(after, without=OWN)
+        if known := self._known.get(family):
+            least, most = {**least, **known}, {**most, **known}
         if got := self._got.get(family):
             least, most = less(least, got), less(most, got)
         return Begun(least, most, None if family in self._doubtful else opening)
+
+
+def _between(least: Counters, each: Counters, most: Counters) -> bool:
+    return least.packets <= each.packets <= most.packets and least.bytes <= each.bytes <= most.bytes

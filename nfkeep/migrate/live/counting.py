@@ -171,8 +171,8 @@ def _counting(where: Where, final: Counters, rules: Sequence[tuple[str, SeenRule
     least, most = begun.least.get(where), begun.most.get(where)
     if least is None or most is None or final.packets < most.packets:  # somebody has put it to zero
         return _Counting(Lack(first, *missing), doubt=None)
-    figures = _FIGURES.fullmatch(loaded)
-    packets, size = (int(figures[1]), int(figures[2])) if figures else (0, 0)
+    began = figures(loaded)
+    packets, size = began.packets, began.bytes
     opening = (begun.opening or {}).get(where, Counters())
     if begun.opening is not None and not opening.packets:
         missing = max(missing, (least.packets - packets, least.bytes - size))
@@ -224,6 +224,12 @@ def counting_rules(
                     counting = found.setdefault(lines[line.source], [])
                     counting.insert(0 if loaded != "counter" else len(counting), (loaded, rule))
     return found
+
+
+def figures(loaded: str) -> Counters:
+    """What the text of a counter says that it began with."""
+    found = _FIGURES.fullmatch(loaded)
+    return Counters(int(found[1]), int(found[2])) if found else Counters()
 
 
 def _counter(line: Line) -> str:

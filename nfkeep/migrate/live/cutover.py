@@ -15,6 +15,7 @@ import attrs
 from nfkeep.errors import NfkeepError
 from nfkeep.keep.report import Fidelity, Outcome, Report
 from nfkeep.migrate.live import collection, copies, in_force, parking, record, ties, tokens
+from nfkeep.migrate.live.agreement import agree
 from nfkeep.migrate.live.beginning import Beginning
 from nfkeep.migrate.live.commands import NFT_FAMILY, run_tool
 from nfkeep.migrate.live.counting import Continuation, added, counted_between, final_counters
@@ -157,6 +158,8 @@ def _moved(plan: Plan, done: Record, seconds: float | None, tell: Callable[[str]
     def come_into_force() -> None:
         last.update(copies.last_rules(fresh.host, done))
         wake(fresh, beginning.look)
+        with contextlib.suppress(NfkeepError):  # then less is known of the moment
+            agree(fresh, beginning)
         quotas.go_on(beginning)
 
     limited = parking.limited(done.legacy)
