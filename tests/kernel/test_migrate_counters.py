@@ -10,7 +10,7 @@ from flood import Flood, total
 from limited import LIMIT, Service, Shape
 from mover import Mover
 
-from nfkeep import Family
+from nfkeep import Family, read
 from nfkeep.testing import close_all
 
 if TYPE_CHECKING:
@@ -70,8 +70,13 @@ def test_counters_under_traffic(start_service: Callable[..., Service], family: F
 
     Also of what is dropped, which iptables does not see any more once nft has its rules.
     """
-    service = start_service(Shape("TCP INPUT", family), rules=_FLOODED)
+    shape = Shape("TCP INPUT", family)
+    neighbours = "ipv6-icmp" if family is Family.IPV6 else "icmp"
+    service = start_service(shape, rules=[f"-A INPUT ! -p {neighbours}", f"-A INPUT {shape.rule(873)}", *_FLOODED])
     old = service.dial()
+    service.quiet()
+    with service.gateway:  # opening packets pass it, too
+        before = read("filter", family).chains["INPUT"].rules[0].counters
     flood = Flood(service.gateway, family)
     try:
         told = Mover(service.gateway)("apply", "--accept-losses").stdout
@@ -79,8 +84,9 @@ def test_counters_under_traffic(start_service: Callable[..., Service], family: F
     finally:
         flood.close()
     chains = service.gateway.run(f"nft list table {'ip' if family is Family.IPV4 else 'ip6'} filter").stdout
-    found = re.findall(r"udp dport .*counter packets (\d+) bytes (\d+)", chains)
-    wanted = [sent[7001], total(sent[7002], sent[7003]), sent[7002], sent[7003]]
+    found = re.findall(r"!= .*icmp.* counter packets (\d+) bytes (\d+)", chains)
+    found += re.findall(r"udp dport .*counter packets (\d+) bytes (\d+)", chains)
+    wanted = [total(before, *sent.values()), sent[7001], total(sent[7002], sent[7003]), sent[7002], sent[7003]]
     missing = [want.packets - int(packets) for want, (packets, _) in zip(wanted, found, strict=True)]
     [(_, most)] = TOLD.findall(told)
     assert 0 <= min(missing) <= max(missing) <= int(most or 0)

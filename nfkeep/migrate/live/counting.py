@@ -174,8 +174,8 @@ def _counting(where: Where, final: Counters, rules: Sequence[tuple[str, SeenRule
     began = figures(loaded)
     packets, size = began.packets, began.bytes
     opening = (begun.opening or {}).get(where, Counters())
-    if begun.opening is not None and not opening.packets:
-        missing = max(missing, (least.packets - packets, least.bytes - size))
+    if begun.opening is not None:
+        missing = max(missing, (least.packets - packets - opening.packets, least.bytes - size - opening.bytes))
     return _Counting(Lack(first, *missing), doubt=max(0, most.packets - packets - opening.packets - missing[0]))
 
 
