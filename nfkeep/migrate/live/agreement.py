@@ -52,14 +52,17 @@ class _Rule:
         """How often it had counted more."""
         return len({nft for _, nft in self.looks}) - 1
 
-    def at_the_beginning(self) -> Counters | None:
-        """What it had counted when nft began to; None if the looks do not agree."""
-        if self.steps < _STEPS:
-            return None
-        begun = {_minus(iptables, _minus(nft, self.loaded)) for iptables, nft in self.looks}
-        alone = {iptables for iptables, _ in self.looks}
-        found = begun if len(begun) == 1 else alone
-        return next(iter(found)) if len(found) == 1 else None
+
+def iptables_at(nft: Counters, looks: Sequence[tuple[Counters, Counters]]) -> Counters | None:
+    """What a rule of iptables had counted when nft had counted so much; None if looks at both do not agree on it."""
+    if len({nft for _, nft in looks}) <= _STEPS:
+        return None
+    apart = {_minus(iptables, counted) for iptables, counted in looks}
+    if len(apart) == 1:
+        [by] = apart
+        return Counters(nft.packets + by.packets, nft.bytes + by.bytes)
+    alone = {iptables for iptables, _ in looks}
+    return alone.pop() if len(alone) == 1 else None
 
 
 def agree(plan: Plan, beginning: Beginning) -> None:
@@ -69,8 +72,8 @@ def agree(plan: Plan, beginning: Beginning) -> None:
             rules = list(_unsure(plan, family, beginning, opened))[:_MOST_RULES]
             if rules:
                 _look(rules, family, beginning, opened)
-            known = {each.where: found for each in rules if (found := each.at_the_beginning()) is not None}
-            beginning.known(family, known)
+            found = {each.where: iptables_at(each.loaded, each.looks) for each in rules}
+            beginning.known(family, {where: each for where, each in found.items() if each is not None})
 
 
 def _unsure(plan: Plan, family: Family, beginning: Beginning, opened: BatchSocket) -> Iterator[_Rule]:

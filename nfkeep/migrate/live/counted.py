@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import attrs
 
+from nfkeep.migrate.live.agreement import iptables_at
 from nfkeep.migrate.live.ties import by_chain, digest, rule_keys, words_of
 from nfkeep.model import Counters
 from nfkeep.nft.rule_counters import list_rules, read_again, seen
 from nfkeep.xtables.tables import TableHandle
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
+    from nfkeep.migrate.live.looks import Looks
     from nfkeep.migrate.live.parking import Name
     from nfkeep.migrate.live.ties import FamilyTies, RuleKey, Tie
     from nfkeep.nft.batch import BatchSocket
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from nfkeep.nft.table_list import SeenTable
     from nfkeep.xtables.image import Image
 
+Stood: TypeAlias = "Callable[[RuleKey, tuple[str, int], Counters, Counters], Counters | None]"
 Totals = dict["RuleKey", tuple[int, Counters]]
 """By key: among how many of the same words a rule was one, and what it is to have counted."""
 
@@ -40,6 +43,7 @@ class Counted:
         self.continuing = frozenset(n for n in self.tables if same_boot and handles[n] == tied.tables[n].handle)
         self._rules: dict[tuple[str, str, int], SeenRule] = {}
         self.others: list[SeenRule] = []
+        self._ties: dict[tuple[str, RuleKey], Tie] = {}
 
     def read(self) -> None:
         """Read all counters, with one listing for each table."""
@@ -80,6 +84,32 @@ class Counted:
             return Counters(packets, size)
         return Counters(tie.base.packets + packets, tie.base.bytes + size)
 
+    def stood(
+        self, tie: Tie, name: Name, place: tuple[str, int], first: Counters, then: Counters, looks: Looks
+    ) -> Counters | None:
+        """What a rule of iptables had counted in the moment from which on nft's have stood still; None: not known.
+
+        That is between `first` and `then`. `place`: its chain and position, from 1. Those of nft were read since.
+        """
+        if first == then:
+            return first
+        rules = [rule for place in tie.rules if (rule := self._rules.get(place)) is not None]
+        counted = [rule.counters for rule in rules if rule.counters is not None]
+        if len(counted) < len(tie.rules):
+            return None
+        nft = Counters(sum(each.packets for each in counted), sum(each.bytes for each in counted))
+        found = iptables_at(nft, looks.of(name, place, [(rule.table, rule.handle) for rule in rules]))
+        within = found is not None and first.packets <= found.packets <= then.packets
+        return found if within and found is not None and first.bytes <= found.bytes <= then.bytes else None
+
+    def stood_by_key(
+        self, name: Name, looks: Looks, key: RuleKey, place: tuple[str, int], first: Counters, then: Counters
+    ) -> Counters | None:
+        """The same of the rule that is known by this key."""
+        if not self._ties:
+            self._ties = {(tie.table, tie.key): tie for tie in self.tied.rules}
+        return self.stood(self._ties[name[0], key], name, place, first, then, looks)
+
     def totals(self, table: str) -> tuple[Totals, int]:
         """Those of all rules and policies of a table of iptables, and how many more have none."""
         ties = [tie for tie in self.tied.rules if tie.table == table]
@@ -92,16 +122,22 @@ class Counted:
 
 @attrs.frozen(slots=True)
 class Added:
-    """What was added to a table: by key, for what is there; `missing`: how many rules are not there as they were."""
+    """What was added to a table: by key, for what is there; `missing`: how many rules are not there as they were.
+
+    `unsure`: how many packets each of them may have too little, at the most.
+    """
 
     counters: Mapping[RuleKey, Counters]
     missing: int
+    unsure: int
 
 
-def add(name: Name, then: Image, totals: Totals) -> Added:
-    """Add to a table what is missing in it: as it was `then`, at the moment of the totals. The caller has the lock.
+def add(name: Name, first: Image, then: Image, totals: Totals, stood: Stood) -> Added:
+    """Add to a table what is missing in it since the moment of the totals. The caller has the lock.
 
-    Raises ConflictError if somebody without the lock has another number of rules in it by now, CommitError.
+    The table was as in `first` before that moment, and as in `then` after it; what its rules had counted in it `stood`
+    tells, if that is known. Raises ConflictError if somebody without the lock has another number of rules in it by now,
+    CommitError.
     """
     with TableHandle(*name) as handle:
         now = dict(_keys(handle))
@@ -113,20 +149,24 @@ def add(name: Name, then: Image, totals: Totals) -> Added:
                 before = dict(_keys(earlier))
         image = handle.image()
         into = {place: number for number, place in enumerate(image.places()) if place is not None}
-        counted = dict(zip(then.places(), then.counters(), strict=True))
+        counted = dict(zip(then.places(), zip(first.counters(), then.counters(), strict=True), strict=True))
         packets, octets = [0] * image.number, [0] * image.number
-        added = {}
+        added, unsure = {}, 0
         for key, (among, total) in totals.items():
             if key not in now or key not in before or now[key][1] != among or before[key][1] != among:
                 continue
-            had = counted[before[key][0]]
+            at_first, had = counted[before[key][0]]
+            if at_first != had:
+                found = stood(key, before[key][0], at_first, had)
+                unsure = unsure if found else max(unsure, had.packets - at_first.packets)
+                had = found or had
             more = Counters(max(0, total.packets - had.packets), max(0, total.bytes - had.bytes))
             number = into[now[key][0]]
             packets[number], octets[number] = more.packets, more.bytes
             added[key] = more
         if any(packets):
             handle.count(packets, octets)
-    return Added(added, len(totals) - len(added))
+    return Added(added, len(totals) - len(added), unsure)
 
 
 def _keys(handle: TableHandle) -> Iterator[tuple[RuleKey, tuple[tuple[str, int], int]]]:

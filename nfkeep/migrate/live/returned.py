@@ -18,6 +18,7 @@ from nfkeep.keep.report import Fidelity, Outcome
 from nfkeep.migrate.ipsets import read_ipsets
 from nfkeep.migrate.live import parking, record, ties
 from nfkeep.migrate.live.counted import Counted, add
+from nfkeep.migrate.live.looks import Looks
 from nfkeep.migrate.live.record import CONFIRMED
 from nfkeep.migrate.live.returned_lists import ReturnedLists
 from nfkeep.migrate.live.returned_quotas import ReturnedQuotas
@@ -68,6 +69,7 @@ class Returned:
         tied = self._ties.families if self._ties else ()
         same_boot = self._ties is not None and self._ties.same_boot
         self._counted = {each.family: Counted(self._opened, each, self._tables, same_boot=same_boot) for each in tied}
+        self._looks = Looks(self._opened, {family: each.tables for family, each in self._counted.items()})
         self._quotas = ReturnedQuotas(self._opened, self._counted)
         self._lists: list[ReturnedLists] = []
         self._sets: list[ReturnedSets] = []
@@ -84,6 +86,7 @@ class Returned:
             for each in self._counted.values():
                 if any(tie.quotas for tie in each.tied.rules):
                     each.read()
+            self._looks.begin()
         except Exception as error:
             self._wrong.append(error)
 
@@ -96,13 +99,15 @@ class Returned:
 
     def stand_still(self) -> None:
         """Take nft's rules from the packets' way. Raises NfkeepError."""
+        if self._counted:
+            self._looks.look(self._names)
         self._first = {name: read_image(*name) for name in self._names} if self._counted else {}
         if self._tables:
             self._by_rules_only = self._opened.generation() == self._generation
             still.stand_still(self._opened, self._tables)
         self._then = {name: read_image(*name) for name in self._first}
         try:
-            self._quotas.stood_still(self._first, self._then)
+            self._quotas.stood_still(self._first, self._then, self._looks)
         except Exception as error:
             self._wrong.append(error)
 
@@ -161,18 +166,15 @@ class Returned:
         for name in self._then:
             if name[1] not in self._counted:
                 continue
-            totals, unknown = self._counted[name[1]].totals(name[0])
+            counted = self._counted[name[1]]
+            totals, unknown = counted.totals(name[0])
+            stood = functools.partial(counted.stood_by_key, name, self._looks)
             with XtablesLock(_LOCK_SECONDS):
-                done = add(name, self._then[name], totals)
+                done = add(name, self._first[name], self._then[name], totals, stood)
             added[name] = done
             beside = self._ties is not None and not self._ties.same_boot
-            yield from _outcomes(name, done, unknown, self._between(name), beside=beside)
+            yield from _outcomes(name, done, unknown, beside=beside)
         yield from self._quotas.outcomes(added)
-
-    def _between(self, name: Name) -> int:
-        """Packets of which it is not known whether nft has counted them too."""
-        first, then = self._first[name].counters(), self._then[name].counters()
-        return max((b.packets - a.packets for a, b in zip(first, then, strict=True)), default=0)
 
     def _find_collections(self) -> None:
         for family, file in record.FILES.items() if self._tables else ():
@@ -199,13 +201,13 @@ class Returned:
         self._opened.close()
 
 
-def _outcomes(name: Name, done: Added, unknown: int, between: int, *, beside: bool) -> Iterator[Outcome]:
+def _outcomes(name: Name, done: Added, unknown: int, *, beside: bool) -> Iterator[Outcome]:
     """`beside`: what iptables drops nft does not see, as it comes second."""
     where = f"{name[1]} {name[0]}, all rules and policies"
     detail, fidelity = f"{len(done.counters)} have what nft has counted", Fidelity.RESTORED
-    if between:
+    if done.unsure:
         fidelity = Fidelity.APPROXIMATED
-        detail += f"; of each, {between} packets of the moment of the change at most may be missing"
+        detail += f"; of each, {done.unsure} packets of the moment of the change at most may be missing"
     if beside:
         fidelity = Fidelity.APPROXIMATED
         detail += "; what iptables dropped in the milliseconds in which both were in force may be missing"

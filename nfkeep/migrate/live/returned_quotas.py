@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from nfkeep.keep.editing import TableEdits
     from nfkeep.keep.transaction import Transactions
     from nfkeep.migrate.live.counted import Added, Counted
+    from nfkeep.migrate.live.looks import Looks
     from nfkeep.migrate.live.parking import Name
     from nfkeep.migrate.live.ties import RuleKey, Tie
     from nfkeep.model import Family
@@ -89,20 +90,23 @@ class ReturnedQuotas:
         spent.note(ledger, rule)
         self._spent.append(spent)
 
-    def stood_still(self, first: Mapping[Name, Image], then: dict[Name, Image]) -> None:
+    def stood_still(self, first: dict[Name, Image], then: dict[Name, Image], looks: Looks) -> None:
         """Write once more what is left, where bytes have passed since `spend`; and again what passes meanwhile.
 
-        nft's tables stand still since the tables were as in `then`, and not yet as they were in `first`; in `then` come
-        those that are written, with the counters of that moment. The caller has the lock.
+        nft's tables did not yet stand still when the tables were as in `first`, and did when they were as in `then`;
+        `looks` at both tell it closer. In these come the tables that are written, with the counters of those moments.
+        The caller has the lock.
         """
         for name in dict.fromkeys(each.name for each in self._spent):
             some = [each for each in self._spent if each.name == name]
-            then[name] = self._see(name, some, first[name], then[name])
+            first[name], then[name] = self._see(name, some, first[name], then[name], looks)
             if self._write_again(name, some):
                 then[name] = _with_counters(read_image(*name), then[name].counters())
 
-    def _see(self, name: Name, some: Sequence[SpentQuota], first: Image, then: Image) -> Image:
-        """See what is left, and add to the rules' counters what they are to have; the image as if they had had it."""
+    def _see(
+        self, name: Name, some: Sequence[SpentQuota], first: Image, then: Image, looks: Looks
+    ) -> tuple[Image, Image]:
+        """See what is left, and add to the rules' counters what they are to have; both as if they had had it."""
         counted = self._counted[name[1]]
         counted.read_again([each.tie for each in some])
         figures = self._read(name[1], [each.tie for each in some])
@@ -112,14 +116,17 @@ class ReturnedQuotas:
         for each in some:
             at = places[each.place]
             now = after[at]
-            total = counted.total(each.tie) or now
-            more[at] = Counters(max(0, total.packets - now.packets), max(0, total.bytes - now.bytes))
-            each.stood_still(before[at].bytes, now.bytes, more[at].bytes, [figures[of] for of in each.tie.quotas])
+            stood = counted.stood(each.tie, name, each.place, before[at], now, looks)
+            if stood is None:
+                each.doubt = now.bytes - before[at].bytes
+            else:
+                before[at] = now
+            total = counted.total(each.tie) or stood or now
+            more[at] = _without(total, stood or now)
+            each.stood_still((stood or now).bytes, now.bytes, more[at].bytes, [figures[of] for of in each.tie.quotas])
         with TableHandle(*name) as handle:
             handle.count([each.packets for each in more], [each.bytes for each in more])
-        return _with_counters(
-            then, [Counters(a.packets + b.packets, a.bytes + b.bytes) for a, b in zip(after, more, strict=True)]
-        )
+        return _with_more(first, before, more), _with_more(then, after, more)
 
     def _write_again(self, name: Name, some: Sequence[SpentQuota]) -> int:
         """How often that was done."""
@@ -160,6 +167,15 @@ class ReturnedQuotas:
         for (table, family), times in self._again.items():
             detail = f"began full {times} times more within milliseconds, as quotas were in use: a burst each may pass"
             yield Outcome("limit", f"{family} {table}, all rules", Fidelity.APPROXIMATED, detail)
+
+
+def _without(some: Counters, other: Counters) -> Counters:
+    return Counters(max(0, some.packets - other.packets), max(0, some.bytes - other.bytes))
+
+
+def _with_more(image: Image, counters: Sequence[Counters], more: Sequence[Counters]) -> Image:
+    both = zip(counters, more, strict=True)
+    return _with_counters(image, [Counters(a.packets + b.packets, a.bytes + b.bytes) for a, b in both])
 
 
 def _with_counters(image: Image, counters: Sequence[Counters]) -> Image:

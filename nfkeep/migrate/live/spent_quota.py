@@ -41,15 +41,15 @@ class SpentQuota:
     late: int | None = None
     doubt: int = 0
 
-    def stood_still(self, first: int, then: int, more: int, quotas: Sequence[SeenQuota]) -> None:
-        """The quotas of nft stand still, between the moments in which the rule had counted `first` and `then`.
+    def stood_still(self, stood: int, then: int, more: int, quotas: Sequence[SeenQuota]) -> None:
+        """The quotas of nft stand still since the rule had counted `stood`; `then` is what it had a moment later.
 
         `more`: what it has got since, for what it has not seen.
         """
-        exactly = tuple(max(0, each.whole - each.used) for each in quotas)
+        exactly = tuple(max(0, each.whole - each.used - (then - stood)) for each in quotas)
         has = (max(0, left - (then - self.at)) for left in self.left)
         self.late = max(had - left for had, left in zip(has, exactly, strict=True))
-        self.doubt, self.left, self.at = then - first, exactly, then + more
+        self.left, self.at = exactly, then + more
 
     def written(self, rule: Rule) -> Rule:
         """The rule as it is now, with what is left by now."""
