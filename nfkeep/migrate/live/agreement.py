@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from nfkeep.migrate.live.plan import Plan
     from nfkeep.model import Family
 
-_SECONDS = 0.03
-"""A rule that a hundred packets a second meet is known by then."""
+_SECONDS = 0.05
+"""A rule that sixty packets a second meet is known by then; new connections wait for it."""
 _STEPS = 2
 """Times that a rule has to have counted between looks."""
 _MOST_RULES = 200
@@ -69,6 +69,8 @@ def agree(plan: Plan, beginning: Beginning) -> None:
     """Tell `beginning` what is found out, right after its looks; rules with too much traffic stay as they are known."""
     with contextlib.closing(BatchSocket()) as opened:
         for family in plan.translations:
+            if beginning.is_sure(family):
+                continue
             rules = list(_unsure(plan, family, beginning, opened))[:_MOST_RULES]
             if rules:
                 _look(rules, family, beginning, opened)

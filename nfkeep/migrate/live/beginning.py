@@ -58,6 +58,11 @@ class Beginning:
         """The counters of some of the tables as they are now. Raises NfkeepError."""
         return [read_image(*name) for name in self._names if name[1] is family and name[0] in tables]
 
+    def is_sure(self, family: Family) -> bool:
+        """Whether nothing was counted between the looks."""
+        before, after = self._looked(family)
+        return before == after
+
     def known(self, family: Family, known: Mapping[Where, Counters]) -> None:
         """Note what rules had counted at that moment: of those that are within what the looks say."""
         begun = self.begun(family)
@@ -84,9 +89,9 @@ class Beginning:
         for image in self._opening.get(family, ()):
             counted = {where: each for where, each in final_counters([image], without=OWN).items() if each.packets}
             opening |= added(counted, opening)
-        if len(self._looks) != 2:
+        before, after = self._looked(family)
+        if not before:
             return Begun({}, {}, None)
-        before, after = ([image for image in images if image.family is family] for images in self._looks)
         least = final_counters(before, without=OWN)
         most = least if before == after else final_counters(after, without=OWN)
         if known := self._known.get(family):
@@ -94,6 +99,13 @@ class Beginning:
         if got := self._got.get(family):
             least, most = less(least, got), less(most, got)
         return Begun(least, most, None if family in self._doubtful else opening)
+
+    def _looked(self, family: Family) -> tuple[list[Image], list[Image]]:
+        """Its tables before and after; none if nobody has looked."""
+        if len(self._looks) != 2:
+            return [], []
+        before, after = ([image for image in images if image.family is family] for images in self._looks)
+        return before, after
 
 
 def _between(least: Counters, each: Counters, most: Counters) -> bool:

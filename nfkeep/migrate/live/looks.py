@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from nfkeep.nft.batch import BatchSocket
     from nfkeep.xtables.image import Image
 
-_SECONDS = 0.02
-"""A rule that a hundred and fifty packets a second meet is known by then."""
+_SECONDS = 0.05
+"""A rule that sixty packets a second meet is known by then; new connections wait for it."""
 
 Listing = dict[tuple["Family", str], list[bytes]]
 """By family and table of nft: its rules, as the kernel lists them."""
