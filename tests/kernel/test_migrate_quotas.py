@@ -68,30 +68,30 @@ def test_what_passes_while_nft_loads_its_rules(namespace: Namespace, family: Fam
         '-p udp -m multiport --dports 7002,7003 -m comment --comment "two ports" -m quota --quota 1000000 -j ACCEPT',
         "-p udp --dport 7004 -m quota --quota 1000 -j ACCEPT",
         "-p udp --dport 7005 -m quota --quota 1000 -j ACCEPT",
-        "-p udp --dport 7006 -m quota --quota 1000000",
+        "-p udp --dport 7006 -m quota --quota 1000000 -m comment --comment none",
         "-j DROP",
     ):
         namespace.run(f"{tool} -A INPUT {rule}")
-    send(namespace, {7001: 5, 7002: 6, 7003: 7, 7004: 8, 7005: 5}, family)
+    send(namespace, {7001: 5, 7002: 6, 7003: 7, 7004: 8, 7005: 5, 7006: 1}, family)
     with namespace:
         plan = make_plan(read_host())
         bring_in(plan, lambda: plan)
         used = UsedQuotas(plan)
         before = quotas(namespace)
-        send(namespace, {7001: 50, 7003: 30, 7004: 1, 7005: 9}, family)
+        send(namespace, {7001: 50, 7003: 30, 7004: 1, 7005: 9, 7006: 2}, family)
         beginning = Beginning([("filter", family)])
         wake(plan, beginning.look)
         used.go_on(beginning)
         outcomes = {each.where: each for each in used.outcomes(plan.outcomes) if each.kind == "quota"}
-    assert [before[name][1] for name in sorted(before)] == [500, 1300, 800, 500, 0]
+    assert [before[name][1] for name in sorted(before)] == [500, 1300, 800, 500, 100]
     after = quotas(namespace)
-    expected = [(1000001, 5500), (1000000, 4300), (1000, 900), (1000, 1000), (1000000, 0)]
+    expected = [(1000001, 5500), (1000000, 4300), (1000, 900), (1000, 1000), (1000000, 300)]
     assert [after[name] for name in sorted(after)] == [(whole, passed, passed) for whole, passed in expected]
     fidelities = [each.fidelity.value for each in outcomes.values()]
     assert fidelities == ["restored", "restored", "approximated", "approximated", "restored"]  # as those may have ended
     send(namespace, {7001: 1, 7004: 2, 7005: 3}, family)
     last = quotas(namespace)
-    assert [last[name][2] for name in sorted(last)] == [5600, 4300, 1000, 1000, 0]
+    assert [last[name][2] for name in sorted(last)] == [5600, 4300, 1000, 1000, 300]
     listed = namespace.run("nft list ruleset").stdout
     assert re.search(r'dport \{ 7002, 7003 \} quota name .* counter packets 43 .* accept comment "two ports"', listed)
 

@@ -139,7 +139,10 @@ def counts_all(words: Sequence[str]) -> bool:
     if words.count("--quota") != 1:
         return False
     at = words.index("--quota")
-    return words[at - 1] != "!" and list(words[at + 2 : at + 3]) in ([], ["-j"], ["-g"])
+    behind = list(words[at + 2 :])
+    while behind[:3] == ["-m", "comment", "--comment"]:
+        del behind[:4]
+    return words[at - 1] != "!" and behind[:1] in ([], ["-j"], ["-g"])
 
 
 def _told(planned: Outcome, known: str) -> Outcome:

@@ -46,7 +46,8 @@ def _used(match: Extension, total: int, context: Context, *, negated: bool) -> i
             match, "the rule counted more bytes than its quota has: the quota was begun anew, and begins full here"
         )
         return 0
-    if match != context.rule.matches[-1]:
+    matches = context.rule.matches
+    if any(each.name != "comment" for each in matches[matches.index(match) + 1 :]):
         context.approximate(
             match,
             "what other matches refused used the quota up too, and no counter says how much",
